@@ -1,0 +1,111 @@
+"""One tree of errors. Each has a stable ``code`` and a sentence that may be shown to anyone.
+
+What is secret or only of use to an admin goes into the exception's own message, which is logged;
+``public_message`` says what happened, why, and what to do, in that order. Pages and the API branch
+on ``code``, never on a text.
+"""
+
+from __future__ import annotations
+
+
+class LabError(Exception):
+    """Base of everything this package raises on purpose.
+
+    Attributes:
+        code: Stable, lower-case, one per kind of trouble; documented in the error reference.
+        public_message: A sentence or two for the person concerned; no paths, tokens or tracebacks.
+        log_tail: Last lines a container wrote, oldest first; empty where there was none. Hostile
+            text: escape it wherever it is shown.
+    """
+
+    code = "error"
+
+    def __init__(
+        self, public_message: str, *, detail: str = "", log_tail: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(f"{public_message} [{detail}]" if detail else public_message)
+        self.public_message = public_message
+        self.detail = detail
+        self.log_tail = log_tail
+
+
+class BadRequest(LabError):
+    """What was asked for cannot be asked: the message names the option and what is allowed."""
+
+    code = "bad-request"
+
+
+class NoGpuAvailable(LabError):
+    """Every eligible GPU is in use.
+
+    Attributes:
+        wanted: How many GPUs the request asked for.
+        free: How many eligible ones are free.
+    """
+
+    code = "no-gpu-available"
+
+    def __init__(self, public_message: str, *, wanted: int, free: int) -> None:
+        super().__init__(public_message)
+        self.wanted = wanted
+        self.free = free
+
+
+class NoGpuInjection(LabError):
+    """The engine has no way to put a GPU into a container (neither CDI nor NVIDIA's runtime)."""
+
+    code = "no-gpu-injection"
+
+
+class EngineUnavailable(LabError):
+    """The Docker Engine does not answer."""
+
+    code = "engine-unavailable"
+
+
+class EngineRefused(LabError):
+    """The Docker Engine answered with an error that is not the student's doing."""
+
+    code = "engine-refused"
+
+
+class ImageMissing(LabError):
+    """The image is not on the engine and could not be pulled."""
+
+    code = "image-missing"
+
+
+class ContainerDied(LabError):
+    """The container exited before its server answered."""
+
+    code = "container-died"
+
+
+class NotReadyInTime(LabError):
+    """The container runs, but its server did not answer in time."""
+
+    code = "not-ready"
+
+
+class IdentityConflict(LabError):
+    """No uid can be given to this user without sharing it or going below 1000."""
+
+    code = "identity-conflict"
+
+
+class HomeUnusable(LabError):
+    """The home directory exists but is not the user's, or could not be created."""
+
+    code = "home-unusable"
+
+
+class LedgerUnavailable(LabError):
+    """The ledger cannot be read or written: locked, read-only, damaged, or of a newer version."""
+
+    code = "ledger-unavailable"
+
+
+class InvalidEvent(LabError):
+    """An event that came out of a container breaks the journal's schema or its limits."""
+
+    code = "invalid-event"

@@ -1,0 +1,180 @@
+"""What one start may ask for. One object describes an option: its form field, its check, its value.
+
+The form is rendered from ``fields`` and whatever arrives, by form, query or REST, goes through
+``parse`` with the same fields: a choice that the form hides is refused however it is sent.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from pytorch_spawner.errors import BadRequest
+
+SHARES: Final = ("whole", "slot", "none")
+_MIG_SHARE = re.compile(r"mig:[0-9]{1,2}g\.[0-9]{1,4}gb(\+[a-z0-9.]{1,10})?")
+OPTIONS: Final = frozenset({"image", "gpus", "share", "pool", "course"})
+_SHOWN: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What this lab offers to this user: the bounds every request is checked against.
+
+    Attributes:
+        images: Display name -> image reference; at least one, the first is the default.
+        max_gpus: Most GPUs one server may hold; 0 in a lab without GPUs.
+        default_gpus: What a start gets that does not say.
+        shares: Values of ``share`` this lab knows, a subset of ``SHARES`` or "mig:<profile>".
+        pools: Names of the pools; empty means that naming a pool is refused.
+        courses: Names of the courses the user belongs to.
+    """
+
+    images: Mapping[str, str]
+    max_gpus: int = 1
+    default_gpus: int = 1
+    shares: tuple[str, ...] = ("whole", "none")
+    pools: tuple[str, ...] = ()
+    courses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What one start asks for, checked against an offer.
+
+    Attributes:
+        image: Image reference as the engine knows it.
+        gpus: How many GPUs, 0 <= gpus <= the offer's max_gpus; 0 exactly when share is "none".
+        share: "whole", "slot", "mig:<profile>" or "none".
+        pool: Name of a pool; "" for any.
+        course: Name of a course; "" for none.
+    """
+
+    image: str
+    gpus: int = 0
+    share: str = "none"
+    pool: str = ""
+    course: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        """The request as it is kept in the ledger and shown by the API."""
+        return {
+            "image": self.image,
+            "gpus": self.gpus,
+            "share": self.share,
+            "pool": self.pool,
+            "course": self.course,
+        }
+
+
+def parse(options: Mapping[str, Any], offer: Offer) -> Request:
+    """Turn the options of one start into a request, or refuse them with a sentence.
+
+    Args:
+        options: ``user_options`` as JupyterHub hands them over: from our form, from a query string
+            (every value a text, or a list of one text) or as arbitrary JSON by REST.
+        offer: What may be asked for.
+
+    Returns:
+        The request. Without options, the offer's defaults.
+
+    Raises:
+        BadRequest: An unknown option, or a value outside the offer; names the option and what is
+            allowed.
+    """
+    if not isinstance(options, Mapping):
+        raise BadRequest("The options of a start are a JSON object.")
+    if unknown := sorted(str(key) for key in set(options) - OPTIONS):
+        raise BadRequest(
+            f"Unknown option {_shown(', '.join(unknown))}. A start accepts "
+            f"{', '.join(sorted(OPTIONS))}."
+        )
+    said = {key: _single(key, value) for key, value in options.items()}
+    image = _parse_image(said.get("image"), offer)
+    share, gpus = _parse_share_and_gpus(said.get("share"), said.get("gpus"), offer)
+    return Request(
+        image=image,
+        gpus=gpus,
+        share=share,
+        pool=_parse_choice("pool", said.get("pool"), offer.pools),
+        course=_parse_choice("course", said.get("course"), offer.courses),
+    )
+
+
+def _single(key: str, value: Any) -> Any:
+    """A form and a query string send lists of one text; REST sends the value itself."""
+    if isinstance(value, list):
+        if len(value) != 1 or not isinstance(value[0], str):
+            raise BadRequest(f"The option {key} takes one value, not {len(value)}.")
+        return value[0]
+    return value
+
+
+def _parse_image(said: Any, offer: Offer) -> str:
+    if said is None or said == "":
+        return next(iter(offer.images.values()))
+    if isinstance(said, str):
+        if said in offer.images:
+            return offer.images[said]
+        if said in offer.images.values():
+            return said
+    raise BadRequest(
+        f"This lab has no image {_shown(said)}. It offers {', '.join(offer.images)}."
+    )
+
+
+def _parse_share_and_gpus(share: Any, gpus: Any, offer: Offer) -> tuple[str, int]:
+    count = None if gpus is None or gpus == "" else _parse_count(gpus, offer)
+    if share is None or share == "":
+        wanted = offer.default_gpus if count is None else count
+        first = next((known for known in offer.shares if known != "none"), "none")
+        return (first, wanted) if wanted and first != "none" else ("none", 0)
+    allowed = (*offer.shares, "none")
+    is_known = isinstance(share, str) and (share in allowed)
+    if not is_known:
+        hint = " (this lab has no such MIG profile)" if _is_mig(share) else ""
+        raise BadRequest(
+            f"The option share is {_shown(share)}{hint}; this lab knows "
+            f"{', '.join(dict.fromkeys(allowed))}."
+        )
+    if share == "none":
+        if count:
+            raise BadRequest(f'share "none" means no GPU, but gpus asks for {count}.')
+        return "none", 0
+    if count == 0:
+        raise BadRequest(f'gpus is 0, but share "{share}" asks for a GPU; say share "none".')
+    if offer.max_gpus == 0:
+        raise BadRequest("This lab has no GPU to give.")
+    return str(share), count or max(1, offer.default_gpus)
+
+
+def _is_mig(share: Any) -> bool:
+    return isinstance(share, str) and _MIG_SHARE.fullmatch(share) is not None
+
+
+def _parse_count(said: Any, offer: Offer) -> int:
+    # bool is an int in Python; True GPUs is not a wish anybody has.
+    if isinstance(said, str) and re.fullmatch(r"[0-9]{1,6}", said.strip()):
+        said = int(said)
+    if isinstance(said, bool) or not isinstance(said, int) or not 0 <= said <= offer.max_gpus:
+        most = f"0 to {offer.max_gpus}" if offer.max_gpus else "0: this lab has no GPU to give"
+        raise BadRequest(f"The option gpus is {_shown(said)}; allowed is {most}.")
+    return said
+
+
+def _parse_choice(key: str, said: Any, allowed: tuple[str, ...]) -> str:
+    if said is None or said == "":
+        return ""
+    if isinstance(said, str) and said in allowed:
+        return said
+    known = ", ".join(allowed) if allowed else "none"
+    raise BadRequest(f"There is no {key} {_shown(said)} for you; you can use: {known}.")
+
+
+def _shown(said: Any) -> str:
+    """A value inside a sentence: quoted, short, on one line. Pages escape it."""
+    text = said if isinstance(said, str) else repr(said)
+    text = "".join(char if char.isprintable() else "?" for char in text)
+    return f'"{text if len(text) <= _SHOWN else text[:_SHOWN] + "…"}"'

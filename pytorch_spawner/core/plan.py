@@ -1,0 +1,322 @@
+"""The container of one start, as a value: computed here, carried out by an adapter.
+
+``build`` is pure and equal when called twice. What protects the lab (user, capabilities, devices,
+labels, the GPU variables) is decided here and laid *over* the admin's own settings by ``merge``, so
+that no extra setting and no image can widen what the lease grants.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pytorch_spawner.core.gpus import Gpu
+from pytorch_spawner.core.identity import Identity
+from pytorch_spawner.core.request import Request
+from pytorch_spawner.errors import NoGpuInjection
+
+LABEL: Final = "org.pytorch-spawner."
+AGENT_PATH: Final = "/opt/pytorch-spawner/agent.pyz"
+CA_PATH: Final = "/opt/pytorch-spawner/ca.pem"
+CACHE_DIR: Final = "/var/cache/pytorch-spawner"
+# Every variable by which a common client finds its CA bundle. Sources: pip's --cert, requests and
+# curl's documentation, git-config http.sslCAInfo, OpenSSL's default verify paths, Node's tls module.
+_CA_VARIABLES: Final = (
+    "PIP_CERT",
+    "SSL_CERT_FILE",
+    "REQUESTS_CA_BUNDLE",
+    "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO",
+    "NODE_EXTRA_CA_CERTS",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Injection:
+    """How this engine puts GPUs into containers, as it was found out by asking it.
+
+    Attributes:
+        kind: "cdi", "nvidia" (the toolkit's runtime) or "none".
+        devices: CDI names that the engine lists; empty where it does not tell (before Engine 28).
+        reason: Why there is no way; "" when there is one.
+    """
+
+    kind: str
+    devices: frozenset[str] = frozenset()
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a container may use. None leaves that to the admin's own settings.
+
+    Attributes:
+        pids: Most processes and threads.
+        shm_mib: Size of /dev/shm; PyTorch's DataLoader workers hand tensors over through it.
+        cpus: CPU cores, for the number of compile workers; None means not limited.
+    """
+
+    pids: int = 4096
+    shm_mib: int = 1024
+    cpus: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Whose server this is, and under which names.
+
+    Attributes:
+        hub: Id of the hub; two hubs on one engine do not see each other's containers.
+        username: As JupyterHub knows it.
+        servername: "" for the default server.
+        start_id: Id of this start.
+        lease_id: Id of the lease; "" without GPUs.
+        login: What ``whoami`` says.
+        identity: uid and gid.
+        home: Path of the home in the container.
+    """
+
+    hub: str
+    username: str
+    servername: str
+    start_id: str
+    lease_id: str
+    login: str
+    identity: Identity
+    home: str
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerPlan:
+    """Everything this package decides about one container.
+
+    Attributes:
+        image: Reference to start.
+        user: "uid:gid".
+        working_dir: The home.
+        environment: Variables that nothing may override.
+        labels: ``org.pytorch-spawner.*``; the values hold no braces, because DockerSpawner renders
+            templates in every string it is configured with.
+        volumes: Volume name or host path -> path in the container, read-write.
+        device_requests: As the Docker API's HostConfig.DeviceRequests takes them.
+        host_config: Arguments of docker-py's ``create_host_config``, without device_requests.
+    """
+
+    image: str
+    user: str
+    working_dir: str
+    environment: Mapping[str, str]
+    labels: Mapping[str, str]
+    volumes: Mapping[str, str]
+    device_requests: tuple[Mapping[str, Any], ...]
+    host_config: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """The plan for people and for ``--json``."""
+        return {
+            "image": self.image,
+            "user": self.user,
+            "working_dir": self.working_dir,
+            "environment": dict(self.environment),
+            "labels": dict(self.labels),
+            "volumes": dict(self.volumes),
+            "device_requests": [dict(request) for request in self.device_requests],
+            "host_config": dict(self.host_config),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """What is the same for every start of a lab.
+
+    Attributes:
+        limits: See ``Limits``.
+        events_url: Where the agent reports; "" switches reporting off.
+        has_ca: The site's CA bundle is copied into containers.
+        agent: The agent's settings (warm-up, checks), as JSON.
+        volumes: Home and cache of this user: volume or host path -> path in the container.
+        environment: Further variables (compile cache, threads); ours win over the image's.
+    """
+
+    limits: Limits
+    events_url: str
+    has_ca: bool
+    agent: Mapping[str, Any]
+    volumes: Mapping[str, str]
+
+
+def build(
+    subject: Subject, request: Request, gpus: tuple[Gpu, ...], injection: Injection, site: Site
+) -> ContainerPlan:
+    """Plan one container.
+
+    Args:
+        subject: Whose it is.
+        request: What was asked for.
+        gpus: What the lease holds, best first; empty for a server without a GPU.
+        injection: How GPUs get in.
+        site: What every start shares.
+
+    Raises:
+        NoGpuInjection: GPUs are leased, but the engine has no way to give them.
+    """
+    labels = {
+        LABEL + "hub": subject.hub,
+        LABEL + "server": f"{subject.username}/{subject.servername}",
+        LABEL + "start": subject.start_id,
+        LABEL + "lease": subject.lease_id,
+        LABEL + "gpus": ",".join(gpu.uuid for gpu in gpus),
+        LABEL + "slot": "",
+    }
+    plan = ContainerPlan(
+        image=request.image,
+        user=f"{subject.identity.uid}:{subject.identity.gid}",
+        working_dir=subject.home,
+        environment=_environment(subject, request, gpus, injection, site),
+        labels=labels,
+        volumes=site.volumes,
+        device_requests=_device_requests(gpus, injection),
+        host_config={
+            "cap_drop": ["ALL"],
+            "security_opt": ["no-new-privileges:true"],
+            "pids_limit": site.limits.pids,
+            "shm_size": site.limits.shm_mib * 2**20,
+            "privileged": False,
+            # We keep the container until its last log lines are read, then remove it ourselves.
+            "auto_remove": False,
+            "restart_policy": {"Name": "no"},
+        },
+    )
+    labels[LABEL + "config"] = digest(plan)
+    return plan
+
+
+def digest(plan: ContainerPlan) -> str:
+    """Return 16 hex digits that change when the plan changes in anything but the start's own ids."""
+    said = plan.as_json()
+    said["labels"] = {
+        key: value
+        for key, value in said["labels"].items()
+        if not key.endswith((".start", ".lease", ".config"))
+    }
+    said["environment"] = {
+        key: value for key, value in said["environment"].items() if "PYTORCH_SPAWNER" not in key
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _device_requests(
+    gpus: tuple[Gpu, ...], injection: Injection
+) -> tuple[Mapping[str, Any], ...]:
+    if not gpus:
+        return ()
+    if injection.kind == "cdi":
+        names = [gpu.qualified_cdi_name for gpu in gpus]
+        if injection.devices and (missing := sorted(set(names) - injection.devices)):
+            raise NoGpuInjection(
+                "The engine does not know this GPU as a CDI device. Ask an admin to regenerate the "
+                "CDI specification (nvidia-ctk cdi generate).",
+                detail=f"missing {missing}",
+            )
+        return ({"driver": "cdi", "device_ids": names},)
+    if injection.kind == "nvidia":
+        uuids: list[str] = [gpu.uuid for gpu in gpus]
+        return ({"driver": "nvidia", "device_ids": uuids, "capabilities": [["gpu"]]},)
+    raise NoGpuInjection(
+        injection.reason
+        or "The engine has no way to put a GPU into a container. Ask an admin to install the "
+        "NVIDIA container toolkit or a CDI specification.",
+    )
+
+
+def _environment(
+    subject: Subject,
+    request: Request,
+    gpus: tuple[Gpu, ...],
+    injection: Injection,
+    site: Site,
+) -> dict[str, str]:
+    agent = {
+        "v": 1,
+        "start": subject.start_id,
+        "server": f"{subject.username}/{subject.servername}",
+        "share": request.share,
+        "cache_dir": CACHE_DIR,
+        "shm_expected_mib": site.limits.shm_mib,
+        "gpus": [
+            {
+                "uuid": gpu.uuid,
+                "name": gpu.name,
+                "memory_mib": gpu.memory_mib,
+                "simulated": gpu.is_simulated,
+            }
+            for gpu in gpus
+        ],
+        **site.agent,
+    }
+    environment = {
+        "HOME": subject.home,
+        "USER": subject.login,
+        "LOGNAME": subject.login,
+        "SHELL": "/bin/bash",
+        # One and the same path in every container: Triton's cache holds absolute paths, so that a
+        # cache seeded at another path is compiled again (triton cache.py, get_group).
+        "TORCHINDUCTOR_CACHE_DIR": f"{CACHE_DIR}/inductor",
+        "TRITON_CACHE_DIR": f"{CACHE_DIR}/triton",
+        "CUDA_CACHE_PATH": f"{CACHE_DIR}/nv",
+        # The precompiled C++ header and the vector-ISA probe live outside the cache directory and
+        # cost a fresh container 6 to 16 s (docs/explanation/measurements.md).
+        "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0",
+        "PYTORCH_SPAWNER_AGENT": json.dumps(agent),
+        "PYTORCH_SPAWNER_EVENTS_URL": site.events_url,
+        # CDI specifications set this themselves; for everybody else "void" is what keeps an
+        # image's own ENV NVIDIA_VISIBLE_DEVICES=all from opening every GPU under a default
+        # nvidia runtime (nvidia-container-toolkit #451).
+        "NVIDIA_VISIBLE_DEVICES": (
+            ",".join(gpu.uuid for gpu in gpus) if gpus and injection.kind == "nvidia" else "void"
+        ),
+    }
+    if site.limits.cpus:
+        # A CFS quota does not change sched_getaffinity, from which inductor counts its compile
+        # workers: 32 of them in a small cgroup end in an out-of-memory kill.
+        workers = str(max(1, min(8, int(site.limits.cpus))))
+        environment["TORCHINDUCTOR_COMPILE_THREADS"] = workers
+    if site.has_ca:
+        environment.update(dict.fromkeys(_CA_VARIABLES, CA_PATH))
+    return environment
+
+
+def merge(
+    plan: ContainerPlan, create: Mapping[str, Any], host: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Lay the plan over an admin's extra_create_kwargs and extra_host_config.
+
+    Lists are concatenated (an admin's own capability stays dropped, an own device request stays),
+    single values of the plan win, except those an admin may rightly raise: /dev/shm and pids.
+
+    Returns:
+        New (create, host) dictionaries; the arguments stay as they were.
+    """
+    merged_create = {
+        **create,
+        "user": plan.user,
+        "working_dir": create.get("working_dir") or plan.working_dir,
+        "labels": {**dict(create.get("labels") or {}), **plan.labels},
+    }
+    merged_host = dict(host)
+    for key, value in plan.host_config.items():
+        said = merged_host.get(key)
+        if isinstance(value, list) and isinstance(said, (list, tuple)):
+            merged_host[key] = [*said, *(item for item in value if item not in said)]
+        elif key in ("shm_size", "pids_limit") and said is not None:
+            merged_host[key] = said
+        else:
+            merged_host[key] = value
+    merged_host["device_requests"] = [
+        *(host.get("device_requests") or ()),
+        *(dict(request) for request in plan.device_requests),
+    ]
+    return merged_create, merged_host

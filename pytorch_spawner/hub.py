@@ -1,0 +1,108 @@
+"""Putting the lab into a JupyterHub: one call in jupyterhub_config.py.
+
+It sets what one would otherwise copy from the documentation: the spawner class, the service with
+its least scopes, the role that lets users reach it, and the templates of the pending page.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pytorch_spawner.lab.paths import hub_templates_dir
+
+SERVICE = "lab"
+# What the service needs of the hub, and nothing more: whose servers are active (reconcile).
+_SCOPES = ["list:users", "read:users:name", "read:users:groups", "read:servers"]
+
+
+def add_lab(
+    config: Any,
+    *,
+    address: str = "http://127.0.0.1:10110",
+    ledger_url: str | None = None,
+    hub_id: str | None = None,
+    base_url: str = "/",
+    reconcile_s: float = 30.0,
+) -> None:
+    """Add spawner, service, roles and templates to a hub's configuration.
+
+    Args:
+        config: The ``c`` of jupyterhub_config.py. Services, roles and template paths that are
+            already there stay.
+        address: Where the service listens. Containers report there, so on a Docker host it is the
+            container network's gateway, for example ``http://172.17.0.1:10110``.
+        ledger_url: SQLAlchemy URL; None means a SQLite file in the hub's working directory.
+        hub_id: See ``PyTorchSpawner.hub_id``.
+        base_url: The hub's own ``JupyterHub.base_url``.
+        reconcile_s: Seconds between two reconciles.
+    """
+    ledger_url = ledger_url or f"sqlite:///{Path.cwd() / 'pytorch-spawner.sqlite'}"
+    hub_id = hub_id or "lab"
+    base_url = f"/{base_url.strip('/')}/".replace("//", "/")
+    config.JupyterHub.spawner_class = "pytorch_spawner.spawner.PyTorchSpawner"
+    config.PyTorchSpawner.ledger_url = ledger_url
+    config.PyTorchSpawner.hub_id = hub_id
+    config.PyTorchSpawner.lab_url = f"{address.rstrip('/')}{base_url}services/{SERVICE}/"
+    _append(config.JupyterHub, "template_paths", hub_templates_dir())
+    _append(
+        config.JupyterHub,
+        "services",
+        {
+            "name": SERVICE,
+            "url": address,
+            "command": [sys.executable, "-m", "pytorch_spawner.lab"],
+            "display": True,
+            "oauth_no_confirm": True,
+            "oauth_client_allowed_scopes": [
+                "identify",
+                "access:servers!user",
+                "custom:lab:view",
+                "custom:lab:admin",
+            ],
+            "environment": {
+                "PYTORCH_SPAWNER_LEDGER": ledger_url,
+                "PYTORCH_SPAWNER_HUB_ID": hub_id,
+                "PYTORCH_SPAWNER_RECONCILE_S": str(reconcile_s),
+                **{
+                    name: os.environ[name]
+                    for name in ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
+                    if name in os.environ
+                },
+            },
+        },
+    )
+    if not isinstance(config.JupyterHub.get("custom_scopes"), dict):
+        config.JupyterHub.custom_scopes = {}
+    config.JupyterHub.custom_scopes.setdefault(
+        "custom:lab:admin",
+        {"description": "Administer the GPU lab", "subscopes": ["custom:lab:view"]},
+    )
+    config.JupyterHub.custom_scopes.setdefault(
+        "custom:lab:view", {"description": "See everybody's GPUs and starts"}
+    )
+    _append(
+        config.JupyterHub,
+        "load_roles",
+        {"name": "lab-service", "services": [SERVICE], "scopes": _SCOPES},
+        # The built-in role "user" is redefined with what it has and the one scope more, which every
+        # supported version understands.
+        {"name": "user", "scopes": ["self", f"access:services!service={SERVICE}"]},
+    )
+    # A hub that restarts must not stop trainings.
+    config.JupyterHub.setdefault("cleanup_servers", False)
+
+
+def listen_address(config: Any) -> tuple[str, int]:
+    """Return (host, port) on which the configured service listens."""
+    service = next(entry for entry in config.JupyterHub.services if entry["name"] == SERVICE)
+    parts = urlsplit(service["url"])
+    return parts.hostname or "127.0.0.1", parts.port or 80
+
+
+def _append(section: Any, name: str, *items: Any) -> None:
+    there = section.get(name)
+    setattr(section, name, [*(there if isinstance(there, list) else ()), *items])

@@ -1,0 +1,790 @@
+"""PyTorchSpawner: a DockerSpawner that gives each server GPUs of its own, a uid of its own, a home.
+
+This file holds traits and hooks, each a few lines. What is decided is decided in ``core``; what is
+shared by all spawners of a hub (ledger, engine, inventory) lives in ``shared.Lab``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from docker.errors import APIError, DockerException
+from dockerspawner import DockerSpawner
+from jupyterhub.utils import maybe_future
+from traitlets import Bool, Dict, Enum, Float, Integer, List, Tuple, Unicode, default, validate
+
+from pytorch_spawner.adapters import engine
+from pytorch_spawner.adapters.hub import StartRefused
+from pytorch_spawner.adapters.readiness import answers
+from pytorch_spawner.core import identity, plan, request
+from pytorch_spawner.core.failures import explain_exit
+from pytorch_spawner.core.gpus import Gpu, parse_inventory
+from pytorch_spawner.core.scheduling import choose
+from pytorch_spawner.errors import ContainerDied, EngineRefused, LabError, NotReadyInTime
+from pytorch_spawner.form import render_form
+from pytorch_spawner.ledger.store import Start
+from pytorch_spawner.shared import Lab
+
+_READY_POLL_S = 0.05
+_ALIVE_POLL_S = 0.3
+_JOURNAL_POLL_S = 0.25
+
+
+class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
+    """Starts a PyTorch container per server: GPUs by UUID, non-root uid, own home, warm compile."""
+
+    hub_id = Unicode(
+        "lab",
+        config=True,
+        help="""
+        Name of this hub on its Docker Engine, 1 to 32 characters of ``[a-z0-9-]``. Default: "lab".
+
+        It is in the name and in the label of every container and volume, so two hubs on one engine
+        need two names. Do not change it while servers run: they would no longer be found.
+
+        Example: ``c.PyTorchSpawner.hub_id = "physics"``
+        """,
+    )
+
+    ledger_url = Unicode(
+        "sqlite:///pytorch-spawner.sqlite",
+        config=True,
+        help="""
+        SQLAlchemy URL of the ledger: who has which uid, who holds which GPU, each start's journal.
+
+        SQLite in the hub's working directory by default; PostgreSQL by its URL. Back it up with
+        the hub's own database.
+
+        Example: ``c.PyTorchSpawner.ledger_url = "postgresql+psycopg://lab@db/lab"``
+        """,
+    )
+
+    inventory = List(
+        Dict(),
+        config=True,
+        help="""
+        GPUs to give out, as a list of mappings. Empty (default): ask the NVIDIA driver through NVML.
+
+        Keys: ``uuid`` (required), ``index``, ``name``, ``memory_mib``, ``compute_capability``,
+        ``pool``, ``cdi_name`` (default ``nvidia.com/gpu=<uuid>``), ``is_simulated``. A static list
+        serves a hub that runs apart from its engine, and labs without a GPU: devices are injected
+        through CDI like real ones.
+
+        Example: ``c.PyTorchSpawner.inventory = [{"uuid": "GPU-…", "name": "A100", "pool": "ml"}]``
+        """,
+    )
+
+    images = Dict(
+        Unicode(),
+        config=True,
+        help="""
+        Images a start may choose: display name to image reference; the first is the default.
+
+        Empty (default): only ``image``. A name or reference that is not in this list is refused,
+        by form, query and REST alike.
+
+        Example: ``c.PyTorchSpawner.images = {"PyTorch 2.13": "pytorch-spawner/lab:cpu"}``
+        """,
+    )
+
+    default_gpus = Integer(
+        1,
+        min=0,
+        config=True,
+        help="""
+        GPUs that a start gets that does not say how many. Default: 1, or 0 in a lab without GPUs.
+
+        Example: ``c.PyTorchSpawner.default_gpus = 0``
+        """,
+    )
+
+    max_gpus = Integer(
+        1,
+        min=0,
+        config=True,
+        help="""
+        Most GPUs that one server may hold, bounded by what the lab has. Default: 1.
+
+        With ``group_overrides`` some groups may hold more.
+
+        Example: ``c.PyTorchSpawner.max_gpus = 4``
+        """,
+    )
+
+    when_full = Enum(
+        ["fail", "cpu"],
+        "fail",
+        config=True,
+        help="""
+        What a start gets when every GPU is in use: ``"fail"`` (default) answers at once who to ask
+        and what is free; ``"cpu"`` starts the server without a GPU and says so.
+
+        Example: ``c.PyTorchSpawner.when_full = "cpu"``
+        """,
+    )
+
+    uid_range = Tuple(
+        Integer(),
+        Integer(),
+        default_value=(20000, 59999),
+        config=True,
+        help="""
+        First and last uid given out by the ledger, inclusive, both >= 1000. Default: 20000-59999.
+
+        A uid is given to one user for ever and never to another, also after the user has left.
+
+        Example: ``c.PyTorchSpawner.uid_range = (30000, 39999)``
+        """,
+    )
+
+    uid_auth_state_key = Unicode(
+        "",
+        config=True,
+        help="""
+        Key of ``auth_state`` that holds the user's uid: a number, or a mapping with ``uid`` and
+        ``gid``. Empty (default): auth_state is not asked. It comes before every other source.
+
+        Example: ``c.PyTorchSpawner.uid_auth_state_key = "ldap"``
+        """,
+    )
+
+    uid_from_passwd = Bool(
+        False,
+        config=True,
+        help="""
+        Take the uid of the user of that name on the hub's machine, if there is one. Default: False.
+        It comes after auth_state and before the ledger's own range.
+
+        Example: ``c.PyTorchSpawner.uid_from_passwd = True``
+        """,
+    )
+
+    home_root = Unicode(
+        "",
+        config=True,
+        help="""
+        Directory on the *engine's* host under which homes are bind-mounted, one directory a user.
+        Empty (default): a named volume per user. Missing homes are made with mode 0700 and the
+        user's uid; one that belongs to somebody else is refused.
+
+        Example: ``c.PyTorchSpawner.home_root = "/srv/homes"``
+        """,
+    )
+
+    helper_image = Unicode(
+        "",
+        config=True,
+        help="""
+        Image of the short-lived container that prepares homes: any trusted one with python3.
+        Empty (default): ``image``.
+
+        Example: ``c.PyTorchSpawner.helper_image = "pytorch-spawner/lab:cpu"``
+        """,
+    )
+
+    pids_limit = Integer(
+        4096,
+        min=64,
+        config=True,
+        help="""
+        Most processes and threads in one container. Default: 4096. A single-user server with a
+        compile uses about 150.
+
+        Example: ``c.PyTorchSpawner.pids_limit = 8192``
+        """,
+    )
+
+    shm_mib = Integer(
+        1024,
+        min=64,
+        config=True,
+        help="""
+        Size of /dev/shm in MiB, through which DataLoader workers hand over tensors. Default: 1024
+        (Docker's own 64 ends in a "bus error"). It counts against the memory limit once used.
+
+        Example: ``c.PyTorchSpawner.shm_mib = 8192``
+        """,
+    )
+
+    ca_bundle = Unicode(
+        "",
+        config=True,
+        help="""
+        PEM file on the hub's machine with the site's certificate authorities, for sites behind a
+        TLS-inspecting proxy. It is copied into every container, and pip, git, curl, requests and
+        Node are told of it. Empty (default): none.
+
+        Example: ``c.PyTorchSpawner.ca_bundle = "/etc/ssl/certs/ca-certificates.crt"``
+        """,
+    )
+
+    lab_url = Unicode(
+        "",
+        config=True,
+        help="""
+        Where *containers* reach the lab service, up to and with ``/services/lab/``. Empty: agents
+        report nowhere and pages show the hub's own messages only. ``pytorch_spawner.hub.add_lab``
+        sets it.
+
+        Example: ``c.PyTorchSpawner.lab_url = "http://172.17.0.1:8099/services/lab/"``
+        """,
+    )
+
+    warmup = Bool(
+        True,
+        config=True,
+        help="""
+        Run small models through torch.compile in the background after Lab answers, at the lowest
+        priority, so that the first compile in a notebook finds a warm cache. Default: True.
+
+        Example: ``c.PyTorchSpawner.warmup = False``
+        """,
+    )
+
+    warmup_models = List(
+        Enum(["mlp", "cnn", "transformer"]),
+        ["mlp", "cnn", "transformer"],
+        config=True,
+        help="""
+        Which small models to warm up, in order. Default: all three of "mlp", "cnn", "transformer".
+
+        Example: ``c.PyTorchSpawner.warmup_models = ["mlp"]``
+        """,
+    )
+
+    warmup_modes = List(
+        Enum(["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]),
+        ["default"],
+        config=True,
+        help="""
+        Modes of torch.compile to warm up. Default: ["default"]. max-autotune takes minutes.
+
+        Example: ``c.PyTorchSpawner.warmup_modes = ["default", "reduce-overhead"]``
+        """,
+    )
+
+    warmup_deadline_s = Float(
+        600,
+        min=1,
+        config=True,
+        help="""
+        Seconds after which a warm-up that has not finished is ended. Default: 600. Its end never
+        touches the server.
+
+        Example: ``c.PyTorchSpawner.warmup_deadline_s = 120``
+        """,
+    )
+
+    ask_options = Enum(
+        ["auto", "always", "never"],
+        "auto",
+        config=True,
+        help="""
+        Whether a start asks for image and GPU first. ``"auto"`` (default): only where there is more
+        than one image or pool, or more than one GPU per server.
+
+        Example: ``c.PyTorchSpawner.ask_options = "always"``
+        """,
+    )
+
+    # DockerSpawner's defaults that are traps here.
+    remove = Bool(
+        True,
+        config=True,
+        help="""
+        Remove containers when they stop. Always true in effect: a container that is kept would be
+        restarted with its old GPUs, image and environment. Homes are volumes and stay.
+        """,
+    )
+
+    @validate("remove")
+    def _always_remove(self, _proposal: Any) -> bool:
+        return True
+
+    @default("start_timeout")
+    def _start_timeout_default(self) -> int:
+        return 180
+
+    @default("http_timeout")
+    def _http_timeout_default(self) -> int:
+        return 60
+
+    @default("name_template")
+    def _name_template_default(self) -> str:
+        return "{lab_container}"
+
+    @default("options_form")
+    def _options_form_default(self) -> Any:
+        return render_form
+
+    @default("apply_user_options")
+    def _apply_user_options_default(self) -> Any:
+        return _apply_user_options
+
+    @default("notebook_dir")
+    def _notebook_dir_default(self) -> str:
+        return self.home_path
+
+    def options_from_form(self, formdata: Mapping[str, Any], spawner: Any = None) -> dict[str, Any]:
+        """Keep what the form said as it is; ``apply_user_options`` checks it like every request."""
+        return {key: values for key, values in formdata.items() if key in request.OPTIONS}
+
+    # -- who and what -----------------------------------------------------------------------
+
+    _request: request.Request | None = None
+    _start: Start | None = None
+    _plan: plan.ContainerPlan | None = None
+    _auth_state: Mapping[str, Any] | None = None
+
+    @property
+    def lab(self) -> Lab:
+        """What all spawners of this hub share."""
+        return Lab.of(self.ledger_url, self.hub_id, self.client_kwargs)
+
+    @property
+    def login(self) -> str:
+        """What ``whoami`` says in the container."""
+        return identity.login_name(self.user.name)
+
+    @property
+    def home_path(self) -> str:
+        """The home's path in the container."""
+        return f"/home/{self.login}"
+
+    def template_namespace(self) -> dict[str, Any]:
+        names = super().template_namespace()
+        server = identity.server_slug(self.user.name, self.name)
+        return {**names, "slug": server, "lab_container": f"{self.hub_id}-{server}"}
+
+    async def offer(self) -> request.Offer:
+        """What this lab offers to this user now."""
+        inventory = await self.lab.inventory(tuple(map(_frozen, self.inventory)))
+        most = min(self.max_gpus, len(inventory.gpus))
+        return request.Offer(
+            images=self.images or {self.image: self.image},
+            max_gpus=most,
+            default_gpus=min(self.default_gpus, most),
+            pools=inventory.pools,
+        )
+
+    # -- docker calls -----------------------------------------------------------------------
+
+    @property
+    def client(self) -> Any:
+        return self.lab.client
+
+    def docker(self, method: str, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
+        """Call a docker-py method in this server's lane: in order for it, not held up by others."""
+        return asyncio.wrap_future(
+            self.lab.lanes.submit(self.object_name, lambda: self._docker(method, *args, **kwargs))
+        )
+
+    async def _call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        return await asyncio.wrap_future(
+            self.lab.lanes.submit(
+                self.object_name, lambda: function(self.client, *args, **kwargs)
+            )
+        )
+
+    # -- the start, step by step --------------------------------------------------------------
+
+    async def run_auth_state_hook(self, auth_state: Any) -> None:
+        self._auth_state = auth_state
+        await super().run_auth_state_hook(auth_state)
+
+    async def run_pre_spawn_hook(self) -> None:
+        """Begin the journal and take the lease; the admin's own hook runs first."""
+        await maybe_future(super().run_pre_spawn_hook())
+        if self._request is None:  # an admin replaced apply_user_options
+            await _apply_user_options(self, self.user_options)
+        wanted = self._request
+        if wanted is None:
+            raise RuntimeError("apply_user_options left no request")
+        async with self._failures_told():
+            self._start = await self.lab.begin_start(self.user.name, self.name, wanted)
+            await self._tell("requested", "Your server is being prepared.")
+            self._lease_id, self._gpus = await self._take_gpus(wanted)
+
+    async def _take_gpus(self, wanted: request.Request) -> tuple[str, tuple[Gpu, ...]]:
+        if wanted.gpus == 0:
+            await self._tell("gpu", "This server runs without a GPU.", gpus=[], share="none")
+            return "", ()
+        inventory = await self.lab.inventory(tuple(map(_frozen, self.inventory)))
+        running = await asyncio.to_thread(
+            self.lab.occupied_by_others, self.user.name, self.name
+        )
+        start = self._start
+        if start is None:
+            raise RuntimeError("no start")
+        try:
+            lease = await self.lab.call(
+                lambda ledger: ledger.take_lease(
+                    start, lambda held: choose(inventory, held | running, wanted)
+                )
+            )
+        except LabError as error:
+            if self.when_full != "cpu" or error.code != "no-gpu-available":
+                raise
+            self._request = request.Request(wanted.image, course=wanted.course)
+            await self._tell(
+                "gpu",
+                "All GPUs are in use; this server starts without one.",
+                gpus=[],
+                share="none",
+            )
+            return "", ()
+        gpus = tuple(gpu for uuid in lease.gpus if (gpu := inventory.get(uuid)) is not None)
+        names = ", ".join(gpu.name or gpu.uuid for gpu in gpus)
+        await self._tell(
+            "gpu",
+            f"{names} is yours." if len(gpus) == 1 else f"{len(gpus)} GPUs are yours: {names}.",
+            share=wanted.share,
+            gpus=[
+                {
+                    "uuid": gpu.uuid,
+                    "index": gpu.index,
+                    "name": gpu.name,
+                    "memory_mib": gpu.memory_mib,
+                    "driver": gpu.driver,
+                    "pool": gpu.pool,
+                    "is_simulated": gpu.is_simulated,
+                }
+                for gpu in gpus
+            ],
+        )
+        return lease.id, gpus
+
+    _lease_id: str = ""
+    _gpus: tuple[Gpu, ...] = ()
+
+    async def start(self) -> str:
+        """Plan, create and start the container; return its URL once Lab answers.
+
+        The wait is here and not in the hub's own back-off, so that readiness is seen within 50 ms
+        and a container that dies is noticed at once, with its last lines.
+        """
+        began = time.monotonic()
+        async with self._failures_told():
+            self._plan = await self._make_plan()
+            await self._tell("image", f"Using the image {self.image}.", image=self.image)
+            ip, port = await super().start()
+            await self._tell("container", "The container runs; JupyterLab is starting.")
+            left_s = self.start_timeout - (time.monotonic() - began) - 2
+            url = f"http://{ip}:{port}"
+            url = await self._wait_until_ready(url, min(self.http_timeout, left_s))
+            await self._tell(
+                "lab",
+                "JupyterLab answers.",
+                url=self.server.base_url if self.server else "",
+            )
+            return url
+
+    async def _make_plan(self) -> plan.ContainerPlan:
+        wanted = self._request
+        start = self._start
+        if wanted is None or start is None:
+            raise RuntimeError("start() without run_pre_spawn_hook()")
+        self.image = wanted.image
+        who = await self._identity()
+        volumes = await self._prepare_places(who)
+        injection = (
+            await asyncio.to_thread(self.lab.injection) if self._gpus else plan.Injection("none")
+        )
+        subject = plan.Subject(
+            hub=self.hub_id,
+            username=self.user.name,
+            servername=self.name,
+            start_id=start.id,
+            lease_id=self._lease_id,
+            login=self.login,
+            identity=who,
+            home=self.home_path,
+        )
+        site = plan.Site(
+            limits=plan.Limits(self.pids_limit, self.shm_mib, self.cpu_limit or None),
+            events_url=self._events_url(),
+            has_ca=bool(self.ca_bundle),
+            agent={
+                "warmup": {
+                    "enabled": self.warmup,
+                    "models": list(self.warmup_models),
+                    "modes": list(self.warmup_modes),
+                    "deadline_s": self.warmup_deadline_s,
+                }
+            },
+            volumes=volumes,
+        )
+        return plan.build(subject, wanted, self._gpus, injection, site)
+
+    def _events_url(self) -> str:
+        if not self.lab_url:
+            return ""
+        user = self.user.escaped_name
+        return f"{self.lab_url.rstrip('/')}/api/servers/{user}/{self.name}/events"
+
+    async def _identity(self) -> identity.Identity:
+        said = None
+        if self.uid_auth_state_key:
+            state = self._auth_state or {}
+            said = identity.identity_from_mapping(
+                state.get(self.uid_auth_state_key), "auth_state", self.user.name
+            )
+        if said is None and self.uid_from_passwd:
+            said = await self.lab.passwd_identity(self.user.name)
+        return await self.lab.call(
+            lambda ledger: ledger.identity(self.user.name, said, self.uid_range)
+        )
+
+    async def _prepare_places(self, who: identity.Identity) -> dict[str, str]:
+        """Make home and compile cache where they are missing; return what to mount where."""
+        owner = identity.slug(self.user.name)
+        home = (
+            engine.Place(root=self.home_root, name=owner)
+            if self.home_root
+            else engine.Place(volume=f"{self.hub_id}-home-{owner}")
+        )
+        cache = engine.Place(volume=f"{self.hub_id}-cache-{owner}")
+        made = await self.lab.prepare(
+            (home, cache), who, self.helper_image or self.image, self.object_name
+        )
+        if made:
+            await self._tell("home", "Your home directory is ready.")
+        return {home.source: self.home_path, cache.source: plan.CACHE_DIR}
+
+    async def check_allowed(self, image: str) -> str:
+        """The request was checked against the offer; DockerSpawner must not look again."""
+        return self._request.image if self._request else image
+
+    def get_env(self) -> dict[str, Any]:
+        env = super().get_env()
+        return {**env, **self._plan.environment} if self._plan else env
+
+    async def get_command(self) -> list[str]:
+        """The image's own command behind the agent, which becomes it (exec) at once."""
+        if self.cmd:
+            command = [*self.cmd, *self.get_args()]
+        else:
+            image = await self.docker("inspect_image", self.image)
+            command = [*(image["Config"].get("Cmd") or ["jupyterhub-singleuser"]), *self.get_args()]
+        return ["python3", plan.AGENT_PATH, "--", *command]
+
+    async def create_object(self) -> Any:
+        """Create the container: the plan, laid over the admin's own extra settings."""
+        if self._plan is None:
+            raise RuntimeError("create_object() without a plan")
+        extra_create = await self._resolved(self.extra_create_kwargs)
+        extra_host = await self._resolved(self.extra_host_config)
+        create, host = plan.merge(self._plan, extra_create, extra_host)
+        ours = {_escaped(place): _escaped(path) for place, path in self._plan.volumes.items()}
+        kept = (self.extra_create_kwargs, self.extra_host_config, self.volumes)
+        self.extra_create_kwargs, self.extra_host_config = _escaped(create), _escaped(host)
+        self.volumes = {**self.volumes, **ours}
+        try:
+            return await super().create_object()
+        finally:
+            self.extra_create_kwargs, self.extra_host_config, self.volumes = kept
+
+    async def _resolved(self, setting: Any) -> dict[str, Any]:
+        value = self._eval_if_callable(setting)
+        if inspect.isawaitable(value):
+            value = await value
+        rendered = self._render_templates(value)
+        return dict(rendered)
+
+    async def start_object(self) -> None:
+        """Copy the agent, the CA and the user's name in, then start."""
+        if self._plan is None:
+            raise RuntimeError("start_object() without a plan")
+        who = identity.Identity(*map(int, self._plan.user.split(":")), "")
+        names = await self.lab.image_names(self.object_id, self.image, self.object_name)
+        files = {
+            plan.AGENT_PATH: (self.lab.agent, 0o444),
+            "/etc/passwd": (
+                identity.passwd_with(names[0], who, self.login, self.home_path).encode(),
+                0o644,
+            ),
+            "/etc/group": (identity.group_with(names[1], who, self.login).encode(), 0o644),
+        }
+        if self.ca_bundle:
+            files[plan.CA_PATH] = (await asyncio.to_thread(Path(self.ca_bundle).read_bytes), 0o444)
+        await self._call(engine.put_files, self.object_id, files)
+        await super().start_object()
+
+    async def remove_object(self) -> None:
+        """Remove the container and wait until its name is free again."""
+        await self._call(engine.remove, self.object_id or self.object_name)
+
+    async def _wait_until_ready(self, url: str, timeout_s: float) -> str:
+        """Poll until the server answers; look in between whether the container still lives."""
+        base = self.server.base_url if self.server else "/"
+        deadline = time.monotonic() + timeout_s
+        look_at = time.monotonic() + _ALIVE_POLL_S
+        while time.monotonic() < deadline:
+            if url.startswith("http://:") or not await answers(f"{url}{base}api"):
+                if time.monotonic() >= look_at:
+                    url = await self._check_alive(url)
+                    look_at = time.monotonic() + _ALIVE_POLL_S
+                await asyncio.sleep(_READY_POLL_S)
+                continue
+            return url
+        raise NotReadyInTime(
+            f"The container runs, but JupyterLab did not answer within {timeout_s:.0f} s. Try "
+            "again; if it happens again, show this to an admin.",
+            log_tail=await self._log_tail(),
+        )
+
+    async def _check_alive(self, url: str) -> str:
+        ended = await self._call(engine.ending, self.object_id)
+        if ended is not None:
+            raise ContainerDied(
+                explain_exit(
+                    ended.exit_code,
+                    was_out_of_memory=ended.was_out_of_memory,
+                    log_tail=ended.log_tail,
+                ),
+                detail=f"exit code {ended.exit_code}",
+                log_tail=ended.log_tail,
+            )
+        if url.startswith("http://:"):  # it had no address yet, or died before we asked
+            ip, port = await self.get_ip_and_port()
+            return f"http://{ip}:{port}"
+        return url
+
+    async def _log_tail(self) -> tuple[str, ...]:
+        raw = await self.docker("logs", self.object_id, tail=40)
+        return tuple(raw.decode("utf-8", "replace").splitlines())
+
+    async def get_url(self) -> str:
+        """Where the server is now: a container's address changes when it or the engine restarts."""
+        stored = str(self.server.url)
+        try:
+            await self.get_object()
+            ip, port = await self.get_ip_and_port()
+        except (APIError, DockerException, KeyError, TypeError, RuntimeError):
+            return stored
+        return f"http://{ip}:{port}{self.server.base_url}" if ip else stored
+
+    async def poll(self) -> Any:
+        """None while the container runs, or while the engine cannot say otherwise.
+
+        A hub must not take an engine that restarts for a user's server that stopped: the container
+        may well be running, and would go on holding its GPU unseen.
+        """
+        try:
+            with engine.translated():
+                return await super().poll()
+        except LabError as error:
+            if not self.server:
+                return 1
+            self.log.warning("%s: the engine cannot say whether it runs: %s", self._log_name, error)
+            return None
+
+    # -- the end --------------------------------------------------------------------------------
+
+    async def run_post_stop_hook(self) -> None:
+        """Give the GPUs back, but only once the container that used them is gone."""
+        try:
+            await self._finish()
+        except LabError as error:
+            # The reconciler of the service tries again every 30 s.
+            self.log.warning("%s: not cleaned up yet: %s", self._log_name, error)
+        await maybe_future(super().run_post_stop_hook())
+
+    async def _finish(self) -> None:
+        await self._call(engine.remove, self.object_name)
+        await self.lab.finish(self.user.name, self.name, self._start)
+
+    @asynccontextmanager
+    async def _failures_told(self) -> AsyncIterator[None]:
+        """Write a failure into the journal and hand it to the hub in words a student understands."""
+        try:
+            try:
+                yield
+            except (APIError, DockerException) as error:
+                with engine.translated():
+                    raise
+                raise EngineRefused("The engine refused.", detail=str(error)) from error
+        except LabError as error:
+            self.log.error("%s did not start: %s", self._log_name, error)
+            await self._tell_failure(error)
+            raise StartRefused.of(error) from error
+
+    async def _tell_failure(self, error: LabError) -> None:
+        await self._tell(
+            "failed", error.public_message, code=error.code, log_tail=list(error.log_tail)
+        )
+        if self._start is not None:
+            await self.lab.end_start(self._start, "failed")
+
+    async def _tell(self, stage: str, message: str, **facts: Any) -> None:
+        """Add to the journal of this start; a journal that cannot be written stops nobody."""
+        if self._start is not None:
+            await self.lab.tell(self._start, stage, message, **facts)
+
+    async def progress(self) -> AsyncIterator[dict[str, Any]]:
+        """The journal as the hub's own progress events; ``lab`` holds our event for the pages.
+
+        Every viewer gets the whole journal from its first entry, so that a page reloaded half way
+        shows everything. Texts of a container are only in ``lab``, which pages insert as text.
+        """
+        seen, shown = 0, 5
+        while True:
+            if self._start is not None:
+                for entry in await self.lab.read_events(self._start, seen):
+                    seen = entry.seq
+                    shown = max(shown, _PROGRESS.get(str(entry.data.get("stage")), shown))
+                    message = entry.data.get("message") if entry.kind == "start" else ""
+                    yield {
+                        "progress": shown,
+                        "message": message or f"{entry.kind}",
+                        "lab": entry.as_json(),
+                    }
+            await asyncio.sleep(_JOURNAL_POLL_S)
+
+    def get_state(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().get_state()
+        if self._start is not None:
+            state["start"] = self._start.id
+        return state
+
+    def clear_state(self) -> None:
+        super().clear_state()
+        self._plan = None
+
+
+_PROGRESS = {"requested": 5, "gpu": 15, "home": 25, "image": 30, "container": 50, "lab": 95}
+
+
+async def _apply_user_options(spawner: PyTorchSpawner, options: Mapping[str, Any]) -> None:
+    """Check the options of a start, however they came; refuse with a sentence."""
+    spawner._start = None
+    try:
+        spawner._request = request.parse(options or {}, await spawner.offer())
+    except LabError as error:
+        raise StartRefused.of(error) from error
+
+
+def _frozen(device: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    parse_inventory([device])
+    return tuple(sorted((key, _hashable(value)) for key, value in device.items()))
+
+
+def _hashable(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _escaped(value: Any) -> Any:
+    """Double the braces of every text: DockerSpawner formats them once more, our values are done."""
+    if isinstance(value, str):
+        return value.replace("{", "{{").replace("}", "}}")
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_escaped(item) for item in value)
+    return value

@@ -24,7 +24,9 @@ def _images(offer: Offer) -> str:
     options = "".join(
         f'<option value="{escape(name)}">{escape(name)}</option>' for name in offer.images
     )
-    return _field("image", "Image", f'<select class="form-select" id="image" name="image">{options}</select>')
+    return _field(
+        "image", "Image", f'<select class="form-select" id="image" name="image">{options}</select>'
+    )
 
 
 def _gpus(offer: Offer) -> str:
@@ -35,7 +37,9 @@ def _gpus(offer: Offer) -> str:
         f"{'none, on the CPU' if count == 0 else count}</option>"
         for count in range(offer.max_gpus + 1)
     )
-    return _field("gpus", "GPUs", f'<select class="form-select" id="gpus" name="gpus">{options}</select>')
+    return _field(
+        "gpus", "GPUs", f'<select class="form-select" id="gpus" name="gpus">{options}</select>'
+    )
 
 
 def _pools(offer: Offer) -> str:
@@ -44,8 +48,12 @@ def _pools(offer: Offer) -> str:
     options = '<option value="">any</option>' + "".join(
         f'<option value="{escape(pool)}">{escape(pool)}</option>' for pool in offer.pools
     )
-    return _field("pool", "Pool", f'<select class="form-select" id="pool" name="pool">{options}</select>')
+    return _field(
+        "pool", "Pool", f'<select class="form-select" id="pool" name="pool">{options}</select>'
+    )
 
 
 def _field(name: str, label: str, control: str) -> str:
-    return f'<div class="mb-3"><label class="form-label" for="{name}">{label}</label>{control}</div>'
+    return (
+        f'<div class="mb-3"><label class="form-label" for="{name}">{label}</label>{control}</div>'
+    )

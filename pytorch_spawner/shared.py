@@ -7,12 +7,11 @@ must outlive it is kept on it.
 from __future__ import annotations
 
 import asyncio
-import html
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pytorch_spawner.adapters import engine, nvml, passwd
 from pytorch_spawner.adapters.lanes import Lanes
@@ -36,7 +35,7 @@ _INJECTION_S = 30
 class Lab:
     """One per hub process, ledger and hub id; see ``of``."""
 
-    _labs: dict[tuple[str, str], Lab] = {}
+    _labs: ClassVar[dict[tuple[str, str], Lab]] = {}
     _making = threading.Lock()  # protects _labs
 
     def __init__(self, ledger_url: str, hub: str, client_kwargs: Mapping[str, Any]) -> None:
@@ -56,9 +55,10 @@ class Lab:
     def of(cls, ledger_url: str, hub: str, client_kwargs: Mapping[str, Any]) -> Lab:
         """Return the one Lab of this ledger and hub, making it on first use."""
         with cls._making:
-            return cls._labs.setdefault(
-                (ledger_url, hub), cls(ledger_url, hub, client_kwargs)
-            ) if (ledger_url, hub) not in cls._labs else cls._labs[(ledger_url, hub)]
+            key = (ledger_url, hub)
+            if key not in cls._labs:
+                cls._labs[key] = cls(ledger_url, hub, client_kwargs)
+            return cls._labs[key]
 
     # -- the engine -----------------------------------------------------------------------------
 
@@ -234,8 +234,3 @@ class Lab:
                 )
             )
         return True
-
-
-def escape(text: str) -> str:
-    """Escape a text for HTML, quotes included."""
-    return html.escape(text, quote=True)

@@ -69,7 +69,7 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
         Dict(),
         config=True,
         help="""
-        GPUs to give out, as a list of mappings. Empty (default): ask the NVIDIA driver through NVML.
+        GPUs to give out, as a list of mappings. Empty (default): ask the NVIDIA driver (NVML).
 
         Keys: ``uuid`` (required), ``index``, ``name``, ``memory_mib``, ``compute_capability``,
         ``pool``, ``cdi_name`` (default ``nvidia.com/gpu=<uuid>``), ``is_simulated``. A static list
@@ -387,9 +387,7 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
 
     async def _call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
         return await asyncio.wrap_future(
-            self.lab.lanes.submit(
-                self.object_name, lambda: function(self.client, *args, **kwargs)
-            )
+            self.lab.lanes.submit(self.object_name, lambda: function(self.client, *args, **kwargs))
         )
 
     # -- the start, step by step --------------------------------------------------------------
@@ -416,9 +414,7 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
             await self._tell("gpu", "This server runs without a GPU.", gpus=[], share="none")
             return "", ()
         inventory = await self.lab.inventory(tuple(map(_frozen, self.inventory)))
-        running = await asyncio.to_thread(
-            self.lab.occupied_by_others, self.user.name, self.name
-        )
+        running = await asyncio.to_thread(self.lab.occupied_by_others, self.user.name, self.name)
         start = self._start
         if start is None:
             raise RuntimeError("no start")
@@ -581,14 +577,20 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
         extra_create = await self._resolved(self.extra_create_kwargs)
         extra_host = await self._resolved(self.extra_host_config)
         create, host = plan.merge(self._plan, extra_create, extra_host)
-        ours = {_escaped(place): _escaped(path) for place, path in self._plan.volumes.items()}
-        kept = (self.extra_create_kwargs, self.extra_host_config, self.volumes)
-        self.extra_create_kwargs, self.extra_host_config = _escaped(create), _escaped(host)
-        self.volumes = {**self.volumes, **ours}
+        ours = _escaped({place: dict(mount) for place, mount in self._plan.volumes.items()})
+        settings = {
+            "extra_create_kwargs": _escaped(create),
+            "extra_host_config": _escaped(host),
+            "volumes": {**self.volumes, **ours},
+        }
+        kept = {name: getattr(self, name) for name in settings}
+        for name, value in settings.items():
+            setattr(self, name, value)
         try:
             return await super().create_object()
         finally:
-            self.extra_create_kwargs, self.extra_host_config, self.volumes = kept
+            for name, value in kept.items():
+                setattr(self, name, value)
 
     async def _resolved(self, setting: Any) -> dict[str, Any]:
         value = self._eval_if_callable(setting)
@@ -601,7 +603,8 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
         """Copy the agent, the CA and the user's name in, then start."""
         if self._plan is None:
             raise RuntimeError("start_object() without a plan")
-        who = identity.Identity(*map(int, self._plan.user.split(":")), "")
+        uid, gid = map(int, self._plan.user.split(":"))
+        who = identity.Identity(uid, gid, "")
         names = await self.lab.image_names(self.object_id, self.image, self.object_name)
         files = {
             plan.AGENT_PATH: (self.lab.agent, 0o444),
@@ -702,7 +705,7 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
 
     @asynccontextmanager
     async def _failures_told(self) -> AsyncIterator[None]:
-        """Write a failure into the journal and hand it to the hub in words a student understands."""
+        """Write a failure into the journal and hand it to the hub in a student's words."""
         try:
             try:
                 yield
@@ -711,7 +714,7 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
                     raise
                 raise EngineRefused("The engine refused.", detail=str(error)) from error
         except LabError as error:
-            self.log.error("%s did not start: %s", self._log_name, error)
+            self.log.warning("%s did not start: %s", self._log_name, error)
             await self._tell_failure(error)
             raise StartRefused.of(error) from error
 
@@ -780,7 +783,7 @@ def _hashable(value: Any) -> Any:
 
 
 def _escaped(value: Any) -> Any:
-    """Double the braces of every text: DockerSpawner formats them once more, our values are done."""
+    """Double the braces of every text, because DockerSpawner formats it once more."""
     if isinstance(value, str):
         return value.replace("{", "{{").replace("}", "}}")
     if isinstance(value, dict):

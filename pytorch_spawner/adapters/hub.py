@@ -36,9 +36,7 @@ class StartRefused(SpawnException):  # type: ignore[misc]
     """
 
     def __init__(self, message: str, *, code: str, html_message: str, status_code: int) -> None:
-        super().__init__(
-            message, reason=code, log_message=message, status_code=status_code
-        )
+        super().__init__(message, reason=code, log_message=message, status_code=status_code)
         self.code = code
         self.jupyterhub_message = message
         self.jupyterhub_html_message = html_message
@@ -48,7 +46,9 @@ class StartRefused(SpawnException):  # type: ignore[misc]
         """Say a LabError to the hub; the container's last lines are escaped."""
         sentence = html.escape(error.public_message)
         lines = html.escape("\n".join(error.log_tail))
-        tail = f"<details><summary>Last lines</summary><pre>{lines}</pre></details>" if lines else ""
+        tail = (
+            f"<details><summary>Last lines</summary><pre>{lines}</pre></details>" if lines else ""
+        )
         return cls(
             error.public_message,
             code=error.code,

@@ -7,6 +7,7 @@ that an old driver lacks leaves its field unknown.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
@@ -45,7 +46,7 @@ def _devices(nvml: Any, handle: Any, index: int, driver: str) -> list[Gpu]:
     if modes and modes[0] == 1:
         count = nvml.nvmlDeviceGetMaxMigDeviceCount(handle)
         instances = (
-            _known(nvml, lambda place=place: nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place))
+            _known(nvml, partial(nvml.nvmlDeviceGetMigDeviceHandleByIndex, handle, place))
             for place in range(count)
         )
         handles = [instance for instance in instances if instance is not None]
@@ -53,7 +54,7 @@ def _devices(nvml: Any, handle: Any, index: int, driver: str) -> list[Gpu]:
         Gpu(
             uuid=GpuUuid(_text(nvml.nvmlDeviceGetUUID(device))),
             index=index,
-            name=_text(_known(nvml, lambda device=device: nvml.nvmlDeviceGetName(device)) or ""),
+            name=_text(_known(nvml, partial(nvml.nvmlDeviceGetName, device)) or ""),
             memory_mib=_memory_mib(nvml, device),
             compute_capability=tuple(capability) if capability else None,
             driver=driver,

@@ -85,7 +85,9 @@ def parse_report(body: bytes) -> Report:
             number that JSON has no word for, or a version from the future.
     """
     if len(body) > MAX_REPORT_BYTES:
-        raise InvalidEvent(f"A report holds at most {MAX_REPORT_BYTES} bytes; this has {len(body)}.")
+        raise InvalidEvent(
+            f"A report holds at most {MAX_REPORT_BYTES} bytes; this has {len(body)}."
+        )
     try:
         said = json.loads(body, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

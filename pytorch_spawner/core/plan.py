@@ -100,7 +100,7 @@ class ContainerPlan:
         environment: Variables that nothing may override.
         labels: ``org.pytorch-spawner.*``; the values hold no braces, because DockerSpawner renders
             templates in every string it is configured with.
-        volumes: Volume name or host path -> path in the container, read-write.
+        volumes: Volume name or host path -> {"bind": path in the container, "mode": "rw"...}.
         device_requests: As the Docker API's HostConfig.DeviceRequests takes them.
         host_config: Arguments of docker-py's ``create_host_config``, without device_requests.
     """
@@ -110,7 +110,7 @@ class ContainerPlan:
     working_dir: str
     environment: Mapping[str, str]
     labels: Mapping[str, str]
-    volumes: Mapping[str, str]
+    volumes: Mapping[str, Mapping[str, str]]
     device_requests: tuple[Mapping[str, Any], ...]
     host_config: Mapping[str, Any] = field(default_factory=dict)
 
@@ -122,7 +122,7 @@ class ContainerPlan:
             "working_dir": self.working_dir,
             "environment": dict(self.environment),
             "labels": dict(self.labels),
-            "volumes": dict(self.volumes),
+            "volumes": {source: dict(mount) for source, mount in self.volumes.items()},
             "device_requests": [dict(request) for request in self.device_requests],
             "host_config": dict(self.host_config),
         }
@@ -177,7 +177,12 @@ def build(
         working_dir=subject.home,
         environment=_environment(subject, request, gpus, injection, site),
         labels=labels,
-        volumes=site.volumes,
+        # "nocopy": a volume that is still empty would take over the owner (root) of the mount point
+        # that Docker makes in the image, and undo what the helper container prepared.
+        volumes={
+            source: {"bind": path, "mode": "rw" if source.startswith("/") else "rw,nocopy"}
+            for source, path in site.volumes.items()
+        },
         device_requests=_device_requests(gpus, injection),
         host_config={
             "cap_drop": ["ALL"],
@@ -208,9 +213,7 @@ def digest(plan: ContainerPlan) -> str:
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _device_requests(
-    gpus: tuple[Gpu, ...], injection: Injection
-) -> tuple[Mapping[str, Any], ...]:
+def _device_requests(gpus: tuple[Gpu, ...], injection: Injection) -> tuple[Mapping[str, Any], ...]:
     if not gpus:
         return ()
     if injection.kind == "cdi":

@@ -120,9 +120,7 @@ def _parse_image(said: Any, offer: Offer) -> str:
             return offer.images[said]
         if said in offer.images.values():
             return said
-    raise BadRequest(
-        f"This lab has no image {_shown(said)}. It offers {', '.join(offer.images)}."
-    )
+    raise BadRequest(f"This lab has no image {_shown(said)}. It offers {', '.join(offer.images)}.")
 
 
 def _parse_share_and_gpus(share: Any, gpus: Any, offer: Offer) -> tuple[str, int]:

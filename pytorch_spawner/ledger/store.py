@@ -9,6 +9,7 @@ A ledger that is damaged, read-only or of a newer version is never overwritten.
 from __future__ import annotations
 
 import json
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -147,8 +148,8 @@ class Ledger:
                 if said is not None:
                     known.gid, known.source = said.gid, said.source
                 return Identity(known.uid, known.gid, known.source)
-            uid = said.uid if said else next_uid(
-                session.scalars(select(IdentityRow.uid)), *uid_range
+            uid = (
+                said.uid if said else next_uid(session.scalars(select(IdentityRow.uid)), *uid_range)
             )
             owner = session.scalar(select(IdentityRow).where(IdentityRow.uid == uid))
             if owner is not None:
@@ -196,9 +197,7 @@ class Ledger:
             session.execute(delete(DeviceRow).where(DeviceRow.hub == hub))
             for gpu in inventory.gpus:
                 facts = {key: value for key, value in asdict(gpu).items() if key != "uuid"}
-                session.add(
-                    DeviceRow(hub=hub, uuid=gpu.uuid, facts=facts, seen_at=self._clock())
-                )
+                session.add(DeviceRow(hub=hub, uuid=gpu.uuid, facts=facts, seen_at=self._clock()))
 
     def read_inventory(self, hub: str) -> Inventory:
         """Return a hub's GPUs as it saw them last, in index order."""
@@ -492,9 +491,12 @@ def _migrate(connection: Any) -> None:
     config = alembic.config.Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     config.attributes["connection"] = connection
-    known = {script.revision for script in alembic.script.ScriptDirectory.from_config(
-        config
-    ).walk_revisions()}
+    known = {
+        script.revision
+        for script in alembic.script.ScriptDirectory.from_config(config).walk_revisions()
+    }
+    # alembic logs how it looks at the database at every open; only a real upgrade is news.
+    logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
     current = alembic.runtime.migration.MigrationContext.configure(connection)
     revision = current.get_current_revision()
     if revision is not None and revision not in known:
@@ -503,4 +505,5 @@ def _migrate(connection: Any) -> None:
             "version again, or restore the ledger from a backup.",
             detail=f"revision {revision}",
         )
-    alembic.command.upgrade(config, "head")
+    if revision != alembic.script.ScriptDirectory.from_config(config).get_current_head():
+        alembic.command.upgrade(config, "head")

@@ -44,9 +44,7 @@ def upgrade() -> None:
         sa.Column("ended_at", sa.Float, nullable=True),
         sa.Column("outcome", sa.String(16), nullable=False),
     )
-    op.create_index(
-        "starts_by_server", "starts", ["hub", "username", "servername", "created_at"]
-    )
+    op.create_index("starts_by_server", "starts", ["hub", "username", "servername", "created_at"])
     op.create_table(
         "leases",
         sa.Column("id", sa.String(32), primary_key=True),

@@ -472,8 +472,9 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
             ip, port = await super().start()
             await self._tell("container", "The container runs; JupyterLab is starting.")
             left_s = self.start_timeout - (time.monotonic() - began) - 2
-            url = f"http://{ip}:{port}"
-            url = await self._wait_until_ready(url, min(self.http_timeout, left_s))
+            url = await self._wait_until_ready(
+                f"http://{ip}:{port}", min(self.http_timeout, left_s)
+            )
             await self._tell(
                 "lab",
                 "JupyterLab answers.",
@@ -624,40 +625,54 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
         await self._call(engine.remove, self.object_id or self.object_name)
 
     async def _wait_until_ready(self, url: str, timeout_s: float) -> str:
-        """Poll until the server answers; look in between whether the container still lives."""
-        base = self.server.base_url if self.server else "/"
-        deadline = time.monotonic() + timeout_s
-        look_at = time.monotonic() + _ALIVE_POLL_S
-        while time.monotonic() < deadline:
-            if url.startswith("http://:") or not await answers(f"{url}{base}api"):
-                if time.monotonic() >= look_at:
-                    url = await self._check_alive(url)
-                    look_at = time.monotonic() + _ALIVE_POLL_S
-                await asyncio.sleep(_READY_POLL_S)
-                continue
-            return url
+        """Poll until the server answers, and watch at the same time whether the container lives.
+
+        Side by side, because a connection to the address of a container that just died hangs until
+        it times out, and the student would wait for the reason.
+        """
+        ready = asyncio.create_task(self._poll_until_ready(url))
+        death = asyncio.create_task(self._watch_for_death())
+        try:
+            done, _ = await asyncio.wait(
+                {ready, death}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            ready.cancel()
+            death.cancel()
+        if ready in done:
+            return ready.result()
+        if death in done:
+            await death  # raises
         raise NotReadyInTime(
             f"The container runs, but JupyterLab did not answer within {timeout_s:.0f} s. Try "
             "again; if it happens again, show this to an admin.",
             log_tail=await self._log_tail(),
         )
 
-    async def _check_alive(self, url: str) -> str:
-        ended = await self._call(engine.ending, self.object_id)
-        if ended is not None:
-            raise ContainerDied(
-                explain_exit(
-                    ended.exit_code,
-                    was_out_of_memory=ended.was_out_of_memory,
+    async def _poll_until_ready(self, url: str) -> str:
+        base = self.server.base_url if self.server else "/"
+        while True:
+            if url.startswith("http://:"):  # it has no address yet
+                ip, port = await self.get_ip_and_port()
+                url = f"http://{ip}:{port}"
+            elif await answers(f"{url}{base}api"):
+                return url
+            await asyncio.sleep(_READY_POLL_S)
+
+    async def _watch_for_death(self) -> None:
+        while True:
+            ended = await self._call(engine.ending, self.object_id)
+            if ended is not None:
+                raise ContainerDied(
+                    explain_exit(
+                        ended.exit_code,
+                        was_out_of_memory=ended.was_out_of_memory,
+                        log_tail=ended.log_tail,
+                    ),
+                    detail=f"exit code {ended.exit_code}",
                     log_tail=ended.log_tail,
-                ),
-                detail=f"exit code {ended.exit_code}",
-                log_tail=ended.log_tail,
-            )
-        if url.startswith("http://:"):  # it had no address yet, or died before we asked
-            ip, port = await self.get_ip_and_port()
-            return f"http://{ip}:{port}"
-        return url
+                )
+            await asyncio.sleep(_ALIVE_POLL_S)
 
     async def _log_tail(self) -> tuple[str, ...]:
         raw = await self.docker("logs", self.object_id, tail=40)

@@ -110,10 +110,10 @@ def translated() -> Iterator[None]:
         yield
     except LabError:
         raise
+    except APIError as error:  # a RequestException too, but it is the engine's own answer
+        raise _refused(error) from error
     except (requests.exceptions.RequestException, OSError) as error:
         raise _unavailable(error) from error
-    except APIError as error:
-        raise _refused(error) from error
     except DockerException as error:
         raise _unavailable(error) from error
 

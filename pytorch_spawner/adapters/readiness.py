@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tornado.httpclient import HTTPRequest
+from tornado.httpclient import HTTPClientError, HTTPRequest
 from tornado.simple_httpclient import SimpleAsyncHTTPClient
 
 _REQUEST_TIMEOUT_S = 2.0
@@ -23,6 +23,6 @@ async def answers(url: str) -> bool:
             ),
             raise_error=False,
         )
-    except (OSError, ValueError):
+    except (HTTPClientError, OSError, ValueError):
         return False
     return 200 <= response.code < 500

@@ -1,0 +1,126 @@
+"""What a student's container may and may not do, looked at from inside a real one."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tests.lab_driver import Lab
+
+pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("stopped")]
+
+GPUS = ("GPU-7e570000-0000-0000-0000-000000000000", "GPU-7e570000-0000-0000-0000-000000000001")
+
+
+def test_runs_as_a_named_non_root_uid_without_any_capability(lab: Lab) -> None:
+    lab.start_server("ana")
+    uid = int(lab.exec("ana", "id", "-u"))
+    assert uid >= 1000
+    assert uid == lab.ledger().identity("ana", None, (1000, 1000)).uid
+    assert lab.exec("ana", "whoami") == "ana"
+    assert lab.exec("ana", "python3", "-c", "import getpass; print(getpass.getuser())") == "ana"
+    assert lab.exec("ana", "python3", "-c", "import os; print(os.path.expanduser('~'))") == "/home/ana"
+    status = lab.exec("ana", "cat", "/proc/1/status")
+    fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
+    assert int(fields["CapEff"], 16) == 0
+    assert int(fields["CapBnd"], 16) == 0
+    assert fields["NoNewPrivs"].strip() == "1"
+    assert fields["Seccomp"].strip() == "2"  # the engine's default filter is on
+    assert fields["Uid"].split() == [str(uid)] * 4
+
+
+def test_home_is_private_and_survives_stop_and_start(lab: Lab) -> None:
+    lab.start_server("ana")
+    lab.exec("ana", "sh", "-c", "echo kept > ~/work.txt")
+    assert lab.exec("ana", "stat", "-c", "%a %U", "/home/ana") == "700 ana"
+    lab.stop_server("ana")
+    lab.start_server("ana")
+    assert lab.exec("ana", "cat", "/home/ana/work.txt") == "kept"
+
+
+def test_another_students_home_and_server_are_out_of_reach(lab: Lab) -> None:
+    lab.start_server("ana")
+    lab.start_server("bo")
+    assert lab.exec("bo", "sh", "-c", "ls /home") == "bo"
+    assert lab.exec("ana", "id", "-u") != lab.exec("bo", "id", "-u")
+    address = lab.container("ana").attrs["NetworkSettings"]["Networks"]["pytorch-spawner-test"]
+    probe = (
+        "import socket\n"
+        "s = socket.socket(); s.settimeout(2)\n"
+        f"try:\n  s.connect(('{address['IPAddress']}', 8888)); print('reached')\n"
+        "except OSError: print('out of reach')"
+    )
+    assert lab.exec("bo", "python3", "-c", probe) == "out of reach"
+
+
+def test_only_the_leased_gpu_is_in_the_container(lab: Lab) -> None:
+    lab.start_server("ana")
+    lab.start_server("bo")
+    seen = {user: lab.exec(user, "sh", "-c", "ls /dev | grep test-gpu") for user in ("ana", "bo")}
+    assert sorted(seen.values()) == ["test-gpu0", "test-gpu1"]
+    leased = {lease.username: lease.gpus[0] for lease in lab.leases()}
+    for user, device in seen.items():
+        assert leased[user] == GPUS[int(device[-1])]
+        assert lab.container(user).labels["org.pytorch-spawner.gpus"] == leased[user]
+
+
+def test_a_server_without_a_gpu_sees_none_and_is_told_so(lab: Lab) -> None:
+    lab.start_server("ana", {"gpus": 0})
+    assert lab.exec("ana", "sh", "-c", "ls /dev | grep -c test-gpu || true") == "0"
+    environment = dict(
+        item.split("=", 1) for item in lab.container("ana").attrs["Config"]["Env"]
+    )
+    assert environment["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert lab.leases() == ()
+
+
+def test_limits_are_set(lab: Lab) -> None:
+    lab.start_server("ana", {"gpus": 0})
+    host = lab.container("ana").attrs["HostConfig"]
+    assert host["PidsLimit"] == 4096
+    assert host["ShmSize"] == 1024 * 2**20
+    assert host["Memory"] == 6 * 2**30
+    assert host["CapDrop"] == ["ALL"]
+    assert host["CapAdd"] in (None, [])
+    assert host["Privileged"] is False
+    assert not any("docker.sock" in bind for bind in host["Binds"] or ())
+
+
+def test_labels_name_hub_server_lease_gpus_and_config(lab: Lab) -> None:
+    lab.start_server("ana")
+    labels = lab.container("ana").labels
+    (lease,) = lab.leases()
+    prefix = "org.pytorch-spawner."
+    assert labels[prefix + "hub"] == lab.hub_id
+    assert labels[prefix + "server"] == "ana/"
+    assert labels[prefix + "lease"] == lease.id
+    assert labels[prefix + "gpus"] == ",".join(lease.gpus)
+    assert labels[prefix + "slot"] == ""
+    assert len(labels[prefix + "config"]) == 16
+
+
+def test_first_check_is_in_the_journal_within_two_seconds_of_the_container_start(lab: Lab) -> None:
+    lab.start_server("ana")  # the machine is warm: this student was here before
+    lab.stop_server("ana")
+    lab.start_server("ana")
+    started = lab.docker.api.inspect_container(lab.container("ana").id)["State"]["StartedAt"]
+    from datetime import datetime
+
+    started_at = datetime.fromisoformat(started[:26].rstrip("Z") + "+00:00").timestamp()
+    lab.wait_until(
+        lambda: any(e["kind"] == "check" and e["data"].get("phase") == "done" for e in lab.events("ana")),
+        10, "no check",
+    )
+    first = next(
+        e for e in lab.events("ana") if e["kind"] == "check" and e["data"].get("phase") == "done"
+    )
+    assert first["at"] - started_at <= 2.0, json.dumps(first)
+
+
+def test_two_servers_of_one_student_share_the_home_but_not_the_gpu(lab: Lab) -> None:
+    lab.start_server("ana")
+    lab.start_server("ana", server="second")
+    assert lab.exec("ana", "id", "-u") == lab.exec("ana", "id", "-u", server="second")
+    assert len({gpu for lease in lab.leases() for gpu in lease.gpus}) == 2
+    assert lab.gpus_held_twice() == []

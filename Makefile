@@ -1,0 +1,39 @@
+# Every target says what it does: `make help`.
+PYTHON ?= python3
+VENV ?= .venv
+.DEFAULT_GOAL := help
+.PHONY: help run stop image check test test-floor docs clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## set everything up and serve the lab on http://127.0.0.1:$${LAB_PORT:-8000} (LAB_DETACH=1: in the background)
+	@$(PYTHON) share/setup/lab run
+
+stop: ## stop the lab and its servers; homes stay
+	@$(PYTHON) share/setup/lab stop
+
+image: ## build the lab image (VARIANT=cpu or cuda)
+	@share/images/build $(or $(VARIANT),cpu)
+
+$(VENV)/bin/ruff: setup.cfg
+	@$(PYTHON) -m venv $(VENV) && $(VENV)/bin/python -m pip install -q -e '.[test,dev]' && touch $@
+
+check: $(VENV)/bin/ruff ## lint, types, import contracts, spelling and unit tests, under a minute
+	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-logo 2>/dev/null || $(VENV)/bin/lint-imports
+	@$(VENV)/bin/codespell
+	@$(VENV)/bin/python -m pytest -q -m "not docker and not browser and not gpu and not slow"
+
+test: ## everything that can run on this machine; what it skips it names with the reason
+	@share/setup/tests
+
+test-floor: ## the same without a browser on the lowest supported JupyterHub and DockerSpawner
+	@LAB_VENV=.venv-floor share/setup/floor
+
+docs: $(VENV)/bin/ruff ## write the generated reference pages again
+	@$(VENV)/bin/python docs/generate.py
+
+clean: ## remove what make built here (not the images, not .lab)
+	@rm -rf $(VENV) .venv-floor node_modules build dist *.egg-info

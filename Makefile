@@ -5,7 +5,7 @@ VENV ?= .venv
 .PHONY: help run stop image check test test-floor docs clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{gsub(/[$$][$$]/, "$$", $$2); printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## set everything up and serve the lab on http://127.0.0.1:$${LAB_PORT:-8000} (LAB_DETACH=1: in the background)
 	@$(PYTHON) share/setup/lab run

@@ -40,6 +40,7 @@ add_lab(
     address=f"http://{gateway}:{port + 3}",
     ledger_url=f"sqlite:///{lab_dir / 'ledger.sqlite'}",
     hub_id=f"lab-{port}",
+    reconcile_s=float(os.environ.get("LAB_RECONCILE_S", "30")),
 )
 
 # Who may log in. DEMO: any name, with the generated password. Put your own authenticator here, for

@@ -27,6 +27,7 @@ from pytorch_spawner.core.failures import explain_exit
 from pytorch_spawner.core.gpus import Gpu, parse_inventory
 from pytorch_spawner.core.scheduling import choose
 from pytorch_spawner.errors import ContainerDied, EngineRefused, LabError, NotReadyInTime
+from pytorch_spawner.failpoints import reach
 from pytorch_spawner.form import render_form
 from pytorch_spawner.ledger.store import Start
 from pytorch_spawner.shared import Lab
@@ -406,8 +407,10 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
             raise RuntimeError("apply_user_options left no request")
         async with self._failures_told():
             self._start = await self.lab.begin_start(self.user.name, self.name, wanted)
+            reach("start-written")
             await self._tell("requested", "Your server is being prepared.")
             self._lease_id, self._gpus = await self._take_gpus(wanted)
+            reach("lease-taken")
 
     async def _take_gpus(self, wanted: request.Request) -> tuple[str, tuple[Gpu, ...]]:
         if wanted.gpus == 0:
@@ -468,13 +471,16 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
         began = time.monotonic()
         async with self._failures_told():
             self._plan = await self._make_plan()
+            reach("plan-made")
             await self._tell("image", f"Using the image {self.image}.", image=self.image)
             ip, port = await super().start()
+            reach("container-started")
             await self._tell("container", "The container runs; JupyterLab is starting.")
             left_s = self.start_timeout - (time.monotonic() - began) - 2
             url = await self._wait_until_ready(
                 f"http://{ip}:{port}", min(self.http_timeout, left_s)
             )
+            reach("lab-answers")
             await self._tell(
                 "lab",
                 "JupyterLab answers.",
@@ -588,7 +594,9 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
         for name, value in settings.items():
             setattr(self, name, value)
         try:
-            return await super().create_object()
+            created = await super().create_object()
+            reach("container-created")
+            return created
         finally:
             for name, value in kept.items():
                 setattr(self, name, value)
@@ -618,6 +626,7 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
         if self.ca_bundle:
             files[plan.CA_PATH] = (await asyncio.to_thread(Path(self.ca_bundle).read_bytes), 0o444)
         await self._call(engine.put_files, self.object_id, files)
+        reach("files-copied")
         await super().start_object()
 
     async def remove_object(self) -> None:
@@ -715,8 +724,11 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
         await maybe_future(super().run_post_stop_hook())
 
     async def _finish(self) -> None:
+        reach("stop-begun")
         await self._call(engine.remove, self.object_name)
+        reach("container-removed")
         await self.lab.finish(self.user.name, self.name, self._start)
+        reach("lease-released")
 
     @asynccontextmanager
     async def _failures_told(self) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-# What `make run` runs. It works on a laptop without a GPU; every line you may want to change is here.
+# What `make run` runs. It works without a GPU; every line you may want to change is here.
 import os
 import subprocess
 from pathlib import Path
@@ -8,7 +8,7 @@ from jupyterhub.auth import DummyAuthenticator
 from pytorch_spawner.demo import demo_gpus, demo_password
 from pytorch_spawner.hub import add_lab
 
-c = get_config()  # noqa: F821
+c = get_config()
 
 # Where the lab keeps its state: the hub's database, the ledger, the demo password.
 lab_dir = Path(os.environ.get("LAB_DIR", ".lab")).resolve()

@@ -1,4 +1,4 @@
-"""Points at which a test may end this process as a power cut would. Off unless a variable is set."""
+"""Points at which a test may end this process as a power cut would; off by default."""
 
 from __future__ import annotations
 

@@ -46,8 +46,13 @@ def test_gpus(count: int) -> list[dict[str, Any]]:
         SPEC.write_text(json.dumps({"cdiVersion": "0.5.0", "kind": KIND, "devices": devices}))
         time.sleep(1)  # the engine watches the folder
     return [
-        {"uuid": name, "index": index, "name": "Test GPU", "cdi_name": f"{KIND}={name}",
-         "is_simulated": True}
+        {
+            "uuid": name,
+            "index": index,
+            "name": "Test GPU",
+            "cdi_name": f"{KIND}={name}",
+            "is_simulated": True,
+        }
         for index, name in enumerate(names)
     ]
 
@@ -71,7 +76,14 @@ def free_port_block() -> int:
 
 def ensure_network() -> None:
     subprocess.run(
-        ["docker", "network", "create", "-o", "com.docker.network.bridge.enable_icc=false", NETWORK],
+        [
+            "docker",
+            "network",
+            "create",
+            "-o",
+            "com.docker.network.bridge.enable_icc=false",
+            NETWORK,
+        ],
         capture_output=True,
         check=False,
     )
@@ -80,8 +92,15 @@ def ensure_network() -> None:
 class Lab:
     """One hub with its own ports, state and containers."""
 
-    def __init__(self, directory: Path, *, gpus: int = 2, traits: dict[str, Any] | None = None,
-                 image: str = "pytorch-spawner/lab:cpu", env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        gpus: int = 2,
+        traits: dict[str, Any] | None = None,
+        image: str = "pytorch-spawner/lab:cpu",
+        env: dict[str, str] | None = None,
+    ) -> None:
         self.dir = directory
         self.port = free_port_block()
         self.hub_id = f"lab-{self.port}"
@@ -122,7 +141,11 @@ class Lab:
         with self.log.open("ab") as log:
             self.hub = subprocess.Popen(
                 [sys.executable, "-m", "jupyterhub", "-f", str(ROOT / "tests" / "hub_config.py")],
-                cwd=self.dir, env=env, stdout=log, stderr=log, start_new_session=True,
+                cwd=self.dir,
+                env=env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         self.wait_for_hub(timeout_s)
         return self
@@ -178,31 +201,49 @@ class Lab:
             answer = self.api("POST", f"users/{requests.utils.quote(name, safe='')}")
             assert answer.status_code in (201, 409), answer.text
 
-    def spawn(self, user: str, options: dict[str, Any] | None = None, server: str = "",
-              ) -> requests.Response:
-        path = f"users/{requests.utils.quote(user, safe='')}/server" + (f"s/{server}" if server else "")
+    def spawn(
+        self,
+        user: str,
+        options: dict[str, Any] | None = None,
+        server: str = "",
+    ) -> requests.Response:
+        path = f"users/{requests.utils.quote(user, safe='')}/server" + (
+            f"s/{server}" if server else ""
+        )
         # Without options JupyterHub repeats the last start's, so a test always says what it wants.
         return self.api("POST", path, json={"gpus": 1} if options is None else options)
 
-    def start_server(self, user: str, options: dict[str, Any] | None = None, server: str = "",
-                     timeout_s: float = 90) -> None:
+    def start_server(
+        self,
+        user: str,
+        options: dict[str, Any] | None = None,
+        server: str = "",
+        timeout_s: float = 90,
+    ) -> None:
         self.add_users(user)
         answer = self.spawn(user, options, server)
         assert answer.status_code in (201, 202), f"{answer.text}\n{self.tail()}"
         self.wait_ready(user, server, timeout_s)
 
     def server(self, user: str, server: str = "") -> dict[str, Any] | None:
-        answer = self.api("GET", f"users/{requests.utils.quote(user, safe='')}?include_stopped_servers")
+        answer = self.api(
+            "GET", f"users/{requests.utils.quote(user, safe='')}?include_stopped_servers"
+        )
         assert answer.ok, answer.text
         found = answer.json()["servers"].get(server)
         return found if found and (found["ready"] or found["pending"]) else None
 
     def wait_ready(self, user: str, server: str = "", timeout_s: float = 90) -> None:
-        self.wait_until(lambda: (self.server(user, server) or {}).get("ready"), timeout_s,
-                        f"{user}/{server} is not ready")
+        self.wait_until(
+            lambda: (self.server(user, server) or {}).get("ready"),
+            timeout_s,
+            f"{user}/{server} is not ready",
+        )
 
     def stop_server(self, user: str, server: str = "", timeout_s: float = 40) -> None:
-        path = f"users/{requests.utils.quote(user, safe='')}/server" + (f"s/{server}" if server else "")
+        path = f"users/{requests.utils.quote(user, safe='')}/server" + (
+            f"s/{server}" if server else ""
+        )
         answer = self.api("DELETE", path)
         assert answer.status_code in (202, 204), answer.text
         self.wait_until(lambda: self.server(user, server) is None, timeout_s, f"{user} runs on")

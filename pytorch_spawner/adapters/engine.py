@@ -68,7 +68,7 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A home or cache to prepare: a named volume, or a directory under a bind root on the engine's host.
+    """A home or cache to prepare: a named volume, or a directory on the engine's host.
 
     Attributes:
         volume: Name of the volume; "" for a bind.

@@ -1,1 +1,1 @@
-"""Decisions: pure functions and frozen data. No I/O, no clock, no framework (a linter checks it)."""
+"""Decisions: pure functions, frozen data; no I/O, clock or framework (a linter checks it)."""

@@ -16,7 +16,8 @@ _CAUSES: Final = tuple(
             "admin to install python3 in this one.",
         ),
         (
-            r"jupyterhub-singleuser.*(not found|no such file|cannot run)|No module named '?jupyterhub",
+            r"jupyterhub-singleuser.*(not found|no such file|cannot run)"
+            r"|No module named '?jupyterhub",
             "The image has no jupyterhub-singleuser. Choose another image, or ask an admin to "
             "install the jupyterhub package in this one.",
         ),
@@ -36,8 +37,8 @@ _CAUSES: Final = tuple(
         ),
         (
             r"failed to connect to my hub",
-            "The container cannot reach the hub over the network. Ask an admin to check hub_connect_ip "
-            "and the container network's firewall.",
+            "The container cannot reach the hub over the network. Ask an admin to check "
+            "hub_connect_ip and the container network's firewall.",
         ),
     )
 )

@@ -19,8 +19,6 @@ from typing import Any, Final
 from pytorch_spawner.errors import IdentityConflict
 
 MIN_UID: Final = 1000
-# nobody's uid on Linux, and the kernel's "no such id" (uid_t)-1 in 16 bits; nothing is mapped there.
-MAX_UID: Final = 65533
 _PLAIN = re.compile(r"[a-z][a-z0-9]{0,29}")
 
 

@@ -22,8 +22,8 @@ LABEL: Final = "org.pytorch-spawner."
 AGENT_PATH: Final = "/opt/pytorch-spawner/agent.pyz"
 CA_PATH: Final = "/opt/pytorch-spawner/ca.pem"
 CACHE_DIR: Final = "/var/cache/pytorch-spawner"
-# Every variable by which a common client finds its CA bundle. Sources: pip's --cert, requests and
-# curl's documentation, git-config http.sslCAInfo, OpenSSL's default verify paths, Node's tls module.
+# Every variable by which a common client finds its CA bundle. Sources: the documentation of pip
+# (--cert), requests, curl, git-config (http.sslCAInfo), OpenSSL and Node's tls module.
 _CA_VARIABLES: Final = (
     "PIP_CERT",
     "SSL_CERT_FILE",
@@ -200,7 +200,7 @@ def build(
 
 
 def digest(plan: ContainerPlan) -> str:
-    """Return 16 hex digits that change when the plan changes in anything but the start's own ids."""
+    """Return 16 hex digits that change with the plan, but not with the start's own ids."""
     said = plan.as_json()
     said["labels"] = {
         key: value

@@ -1,1 +1,1 @@
-"""The one shared state: identities, homes, starts, leases, devices, journal. SQLAlchemy, no decisions."""
+"""The one shared state: identities, homes, starts, leases, devices, journal. No decisions."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
@@ -73,20 +72,34 @@ def test_a_name_with_a_slash_never_becomes_a_user(lab: Lab) -> None:
 def broken_images() -> None:
     for name, recipe in {
         "nopython": "FROM pytorch-spawner/lab:cpu\nUSER 0\nRUN rm -f /opt/lab/bin/python3 "
-        "/opt/lab/bin/python /usr/bin/python3*\nENTRYPOINT []\nCMD [\"sleep\", \"60\"]\n",
-        "nohub": "FROM pytorch-spawner/lab:cpu\nUSER 0\nRUN rm -f /opt/lab/bin/jupyterhub-singleuser\n",
-        "exits": "FROM pytorch-spawner/lab:cpu\nCMD [\"sh\", \"-c\", \"echo I am leaving; exit 3\"]\n",
-        "sleeps": "FROM pytorch-spawner/lab:cpu\nCMD [\"sleep\", \"600\"]\n",
+        '/opt/lab/bin/python /usr/bin/python3*\nENTRYPOINT []\nCMD ["sleep", "60"]\n',
+        "nohub": "FROM pytorch-spawner/lab:cpu\nUSER 0\n"
+        "RUN rm -f /opt/lab/bin/jupyterhub-singleuser\n",
+        "exits": 'FROM pytorch-spawner/lab:cpu\nCMD ["sh", "-c", "echo I am leaving; exit 3"]\n',
+        "sleeps": 'FROM pytorch-spawner/lab:cpu\nCMD ["sleep", "600"]\n',
     }.items():
         subprocess.run(
-            ["docker", "buildx", "build", "-q", "--load", "-t", f"pytorch-spawner-test/{name}", "-"],
-            input=recipe.encode(), check=True, capture_output=True,
+            [
+                "docker",
+                "buildx",
+                "build",
+                "-q",
+                "--load",
+                "-t",
+                f"pytorch-spawner-test/{name}",
+                "-",
+            ],
+            input=recipe.encode(),
+            check=True,
+            capture_output=True,
         )
 
 
 @pytest.fixture(scope="module")
 def broken_lab(broken_images: None, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
-    images = {name: f"pytorch-spawner-test/{name}" for name in ("nopython", "nohub", "exits", "sleeps")}
+    images = {
+        name: f"pytorch-spawner-test/{name}" for name in ("nopython", "nohub", "exits", "sleeps")
+    }
     images["missing"] = "pytorch-spawner-test/missing:1"
     traits = {
         "PyTorchSpawner.images": {"good": "pytorch-spawner/lab:cpu", **images},
@@ -131,9 +144,20 @@ def test_a_full_home_is_named_or_survived(broken_lab: Lab) -> None:
     ledger = broken_lab.ledger()
     uid = ledger.identity("full", None, (20000, 59999)).uid
     subprocess.run(
-        ["docker", "volume", "create", "-o", "type=tmpfs", "-o", "device=tmpfs",
-         "-o", f"o=size=64k,mode=0700,uid={uid},gid={uid}", f"{broken_lab.hub_id}-home-full"],
-        check=True, capture_output=True,
+        [
+            "docker",
+            "volume",
+            "create",
+            "-o",
+            "type=tmpfs",
+            "-o",
+            "device=tmpfs",
+            "-o",
+            f"o=size=64k,mode=0700,uid={uid},gid={uid}",
+            f"{broken_lab.hub_id}-home-full",
+        ],
+        check=True,
+        capture_output=True,
     )
     broken_lab.add_users("full")
     answer = broken_lab.spawn("full", {"image": "good", "gpus": 0})

@@ -20,7 +20,9 @@ def test_runs_as_a_named_non_root_uid_without_any_capability(lab: Lab) -> None:
     assert uid == lab.ledger().identity("ana", None, (1000, 1000)).uid
     assert lab.exec("ana", "whoami") == "ana"
     assert lab.exec("ana", "python3", "-c", "import getpass; print(getpass.getuser())") == "ana"
-    assert lab.exec("ana", "python3", "-c", "import os; print(os.path.expanduser('~'))") == "/home/ana"
+    assert (
+        lab.exec("ana", "python3", "-c", "import os; print(os.path.expanduser('~'))") == "/home/ana"
+    )
     status = lab.exec("ana", "cat", "/proc/1/status")
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
     assert int(fields["CapEff"], 16) == 0
@@ -68,9 +70,7 @@ def test_only_the_leased_gpu_is_in_the_container(lab: Lab) -> None:
 def test_a_server_without_a_gpu_sees_none_and_is_told_so(lab: Lab) -> None:
     lab.start_server("ana", {"gpus": 0})
     assert lab.exec("ana", "sh", "-c", "ls /dev | grep -c test-gpu || true") == "0"
-    environment = dict(
-        item.split("=", 1) for item in lab.container("ana").attrs["Config"]["Env"]
-    )
+    environment = dict(item.split("=", 1) for item in lab.container("ana").attrs["Config"]["Env"])
     assert environment["NVIDIA_VISIBLE_DEVICES"] == "void"
     assert lab.leases() == ()
 
@@ -109,8 +109,11 @@ def test_first_check_is_in_the_journal_within_two_seconds_of_the_container_start
 
     started_at = datetime.fromisoformat(started[:26].rstrip("Z") + "+00:00").timestamp()
     lab.wait_until(
-        lambda: any(e["kind"] == "check" and e["data"].get("phase") == "done" for e in lab.events("ana")),
-        10, "no check",
+        lambda: any(
+            e["kind"] == "check" and e["data"].get("phase") == "done" for e in lab.events("ana")
+        ),
+        10,
+        "no check",
     )
     first = next(
         e for e in lab.events("ana") if e["kind"] == "check" and e["data"].get("phase") == "done"

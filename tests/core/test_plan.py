@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from pytorch_spawner.core.gpus import Gpu, GpuUuid
+from pytorch_spawner.core.identity import Identity
+from pytorch_spawner.core.plan import Injection, Limits, Site, Subject, build, merge
+from pytorch_spawner.core.request import Request
+from pytorch_spawner.errors import NoGpuInjection
+
+SUBJECT = Subject(
+    "lab", "ana", "", "s1", "l1", "ana", Identity(20000, 20000, "ledger"), "/home/ana"
+)
+SITE = Site(Limits(cpus=2), "http://service/events", True, {}, {"lab-home-ana": "/home/ana"})
+H100 = Gpu(GpuUuid("GPU-1234"), name="H100")
+REQUEST = Request("lab:cpu", 1, "whole")
+
+
+def test_the_same_input_gives_an_equal_plan() -> None:
+    one, other = (build(SUBJECT, REQUEST, (H100,), Injection("cdi"), SITE) for _ in range(2))
+    assert one == other
+    json.dumps(one.as_json())
+
+
+@pytest.mark.parametrize(
+    ("injection", "requests", "visible"),
+    [
+        (Injection("cdi"), ({"driver": "cdi", "device_ids": ["nvidia.com/gpu=GPU-1234"]},), "void"),
+        (
+            Injection("nvidia"),
+            ({"driver": "nvidia", "device_ids": ["GPU-1234"], "capabilities": [["gpu"]]},),
+            "GPU-1234",
+        ),
+    ],
+    ids=["CDI by name", "NVIDIA's runtime by UUID"],
+)
+def test_a_gpu_is_given_by_uuid(injection: Injection, requests: tuple, visible: str) -> None:
+    plan = build(SUBJECT, REQUEST, (H100,), injection, SITE)
+    assert plan.device_requests == requests
+    assert plan.environment["NVIDIA_VISIBLE_DEVICES"] == visible
+
+
+def test_without_a_gpu_the_image_cannot_open_one() -> None:
+    plan = build(SUBJECT, Request("lab:cpu"), (), Injection("nvidia"), SITE)
+    assert plan.device_requests == ()
+    assert plan.environment["NVIDIA_VISIBLE_DEVICES"] == "void"
+
+
+@pytest.mark.parametrize(
+    "injection",
+    [Injection("none", reason="No way."), Injection("cdi", frozenset({"nvidia.com/gpu=GPU-9"}))],
+    ids=["engine knows no GPU", "engine does not list this GPU"],
+)
+def test_an_engine_that_cannot_give_the_gpu_is_a_sentence(injection: Injection) -> None:
+    with pytest.raises(NoGpuInjection):
+        build(SUBJECT, REQUEST, (H100,), injection, SITE)
+
+
+def test_the_config_label_changes_with_the_plan_and_not_with_the_start() -> None:
+    def config(subject: Subject = SUBJECT, request: Request = REQUEST) -> str:
+        labels = build(subject, request, (H100,), Injection("cdi"), SITE).labels
+        return labels["org.pytorch-spawner.config"]
+
+    again = Subject("lab", "ana", "", "s2", "l2", "ana", SUBJECT.identity, "/home/ana")
+    assert config() == config(again)
+    assert config() != config(request=Request("lab:cuda", 1, "whole"))
+
+
+def test_an_admins_settings_stay_and_cannot_weaken_the_plan() -> None:
+    plan = build(SUBJECT, REQUEST, (H100,), Injection("cdi"), SITE)
+    extra = {"count": -1, "capabilities": [["tpu"]]}
+    create, host = merge(
+        plan,
+        {
+            "user": "0:0",
+            "labels": {"team": "ml", "org.pytorch-spawner.gpus": "all"},
+            "hostname": "x",
+        },
+        {
+            "privileged": True,
+            "cap_drop": ["NET_RAW"],
+            "shm_size": "8g",
+            "device_requests": [extra],
+            "security_opt": ["seccomp=x.json"],
+            "auto_remove": True,
+            "dns": ["127.0.0.1"],
+        },
+    )
+    assert create["user"] == "20000:20000"
+    assert create["labels"]["team"] == "ml"
+    assert create["labels"]["org.pytorch-spawner.gpus"] == "GPU-1234"
+    assert create["hostname"] == "x"
+    assert host["privileged"] is False
+    assert host["auto_remove"] is False
+    assert set(host["cap_drop"]) == {"NET_RAW", "ALL"}
+    assert host["security_opt"] == ["seccomp=x.json", "no-new-privileges:true"]
+    assert host["shm_size"] == "8g"
+    assert host["device_requests"] == [extra, *plan.device_requests]
+    assert host["dns"] == ["127.0.0.1"]
+
+
+def test_a_site_ca_reaches_every_common_client() -> None:
+    environment = build(SUBJECT, REQUEST, (H100,), Injection("cdi"), SITE).environment
+    for variable in ("PIP_CERT", "GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+        assert environment[variable] == "/opt/pytorch-spawner/ca.pem"

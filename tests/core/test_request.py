@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pytorch_spawner.core.request import Offer, Request, parse
+from pytorch_spawner.errors import BadRequest
+
+OFFER = Offer({"Small": "lab:cpu", "Big": "lab:cuda"}, max_gpus=2, pools=("a100", "t4"))
+NO_GPU = Offer({"Small": "lab:cpu"}, max_gpus=0, default_gpus=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "offer", "expected"),
+    [
+        ({}, OFFER, Request("lab:cpu", 1, "whole")),
+        ({}, NO_GPU, Request("lab:cpu", 0, "none")),
+        ({"image": "Big", "gpus": 2, "pool": "t4"}, OFFER, Request("lab:cuda", 2, "whole", "t4")),
+        ({"image": ["lab:cuda"], "gpus": ["0"]}, OFFER, Request("lab:cuda", 0, "none")),
+        ({"gpus": "2"}, OFFER, Request("lab:cpu", 2, "whole")),
+        ({"share": "none"}, OFFER, Request("lab:cpu", 0, "none")),
+        ({"share": "whole"}, OFFER, Request("lab:cpu", 1, "whole")),
+        ({"gpus": "", "image": "", "pool": ""}, OFFER, Request("lab:cpu", 1, "whole")),
+    ],
+)
+def test_a_request_within_the_offer(options: dict, offer: Offer, expected: Request) -> None:
+    assert parse(options, offer) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"gpus": -1}, "allowed is 0 to 2"),
+        ({"gpus": 3}, "allowed is 0 to 2"),
+        ({"gpus": 1.5}, "gpus"),
+        ({"gpus": None, "share": "slot"}, "share"),
+        ({"gpus": "1e3"}, "gpus"),
+        ({"gpus": False}, "gpus"),
+        ({"image": "lab:evil"}, "It offers Small, Big"),
+        ({"image": "a\x00\n" + "b" * 500}, "…"),
+        ({"image": {"__jupyterhub_bytes__": True}}, "no image"),
+        ({"pool": "h100"}, "a100, t4"),
+        ({"course": "ml"}, "course"),
+        ({"share": "whole", "gpus": 0}, 'say share "none"'),
+        ({"share": "mig:1g.10gb"}, "no such MIG profile"),
+        ({"cmd": "rm", "gpus": 1}, "Unknown option"),
+        ({"gpus": ["1", "2"]}, "takes one value"),
+        ({"gpus": [1]}, "one value"),
+    ],
+    ids=str,
+)
+def test_what_is_outside_the_offer_is_refused_with_a_sentence(options: dict, says: str) -> None:
+    with pytest.raises(BadRequest, match=None) as refused:
+        parse(options, OFFER)
+    assert says in refused.value.public_message
+    assert len(refused.value.public_message) < 400
+    assert refused.value.public_message.isprintable()
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["image", "gpus", "share", "pool", "course", "x"]), json_values)
+)
+def test_anything_gives_a_request_within_the_offer_or_a_sentence(options: dict) -> None:
+    try:
+        request = parse(options, OFFER)
+    except BadRequest:
+        return
+    assert request.image in OFFER.images.values()
+    assert 0 <= request.gpus <= OFFER.max_gpus
+    assert (request.gpus == 0) == (request.share == "none")

@@ -1,0 +1,1 @@
+"""The service "lab": pages, API and live journal. It imports nothing."""

@@ -1,0 +1,109 @@
+"""Puts the service together: routes, limits, one server. It must not read the environment."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from typing import Any, Final
+
+from jupyterhub.services.auth import HubOAuth
+from tornado.httpserver import HTTPServer
+from tornado.web import Application, RequestHandler
+
+from pytorch_spawner.core.journal import MAX_REPORT_BYTES
+from pytorch_spawner.lab import api, handlers, stream, web
+from pytorch_spawner.lab.events import POLL_S, Follower
+from pytorch_spawner.lab.handlers import Lab
+from pytorch_spawner.lab.limits import TokenBuckets
+from pytorch_spawner.lab.metrics import Metrics
+from pytorch_spawner.lab.pages import Pages
+from pytorch_spawner.lab.paths import static_dir
+from pytorch_spawner.lab.ports import Ledger
+from pytorch_spawner.lab.settings import LabSettings
+
+log = logging.getLogger(__name__)
+
+# The agent's largest suite sends about 120 events at once, then a sample every few seconds.
+EVENTS_A_SECOND: Final = 10.0
+EVENTS_BURST: Final = 200.0
+STRANGERS_A_SECOND: Final = 1.0
+STRANGERS_BURST: Final = 30.0
+# How long a right that was taken away still works.
+AUTH_CACHE_S: Final = 60
+_USER: Final = r"([^/]+)"
+_SERVER: Final = r"([^/]*)"
+
+
+def build_lab(
+    settings: LabSettings, ledger: Ledger, hub_auth: HubOAuth, *, poll_s: float = POLL_S
+) -> Lab:
+    """Make what the handlers share.
+
+    Args:
+        settings: How this process is set up.
+        ledger: The open ledger.
+        hub_auth: JupyterHub's client for tokens and OAuth; its cache is set to a minute.
+        poll_s: Seconds between two looks at a watched server.
+    """
+    hub_auth.cache_max_age = AUTH_CACHE_S
+    return Lab(
+        settings=settings,
+        ledger=ledger,
+        follower=Follower(ledger, settings.hub_id, poll_s),
+        hub_auth=hub_auth,
+        pages=Pages(settings),
+        metrics=Metrics(),
+        reports=TokenBuckets(EVENTS_A_SECOND, EVENTS_BURST),
+        strangers=TokenBuckets(STRANGERS_A_SECOND, STRANGERS_BURST),
+    )
+
+
+def make_app(lab: Lab) -> Application:
+    """The routes, below the service's prefix."""
+    shared = {"lab": lab}
+    routes: list[tuple[str, type[RequestHandler], dict[str, Any]]] = [
+        (r"", web.Home, shared),
+        (r"oauth_callback", web.Callback, shared),
+        (r"static/(.*)", web.Static, {"path": static_dir()}),
+        (r"health", handlers.Health, shared),
+        (r"metrics", api.MetricsRoute, shared),
+        (rf"servers/{_USER}", web.Server, shared),
+        (rf"servers/{_USER}/{_SERVER}", web.Server, shared),
+        (r"api/me", api.Me, shared),
+        (r"api/gpus", api.Gpus, shared),
+        (r"api/leases", api.Leases, shared),
+        (rf"api/servers/{_USER}/events", stream.Events, shared),
+        (rf"api/servers/{_USER}/{_SERVER}/events", stream.Events, shared),
+    ]
+    return Application(
+        [(lab.settings.prefix + path, handler, init) for path, handler, init in routes],
+        default_handler_class=handlers.NotFound,
+        default_handler_args=shared,
+        # As long-lived as the service's token: a restart alone sends nobody through the login.
+        cookie_secret=hashlib.sha256(b"cookie" + lab.settings.api_token.encode()).digest(),
+        xsrf_cookies=False,
+        log_function=log_request,
+    )
+
+
+def make_server(lab: Lab) -> HTTPServer:
+    """The server; a body beyond the largest report is refused before it is read."""
+    return HTTPServer(
+        make_app(lab),
+        max_body_size=MAX_REPORT_BYTES + 1024,
+        max_header_size=32 * 1024,
+        idle_connection_timeout=120.0,
+        body_timeout=20.0,
+    )
+
+
+def log_request(handler: RequestHandler) -> None:
+    """Log a request without its query (it holds XSRF tokens) and without any header."""
+    status = handler.get_status()
+    level = logging.INFO if status < 400 else logging.WARNING
+    if status < 400 and "/static/" in handler.request.path:
+        level = logging.DEBUG
+    took_ms = 1000 * handler.request.request_time()
+    log.log(
+        level, "%s %s %s %.0f ms", status, handler.request.method, handler.request.path, took_ms
+    )

@@ -1,0 +1,71 @@
+"""Who may see and who may write what: pure rules over the hub's user models.
+
+It must not ask the hub (handlers do) and must not know about requests. A model is the hub's answer
+to ``GET /hub/api/user`` for a token: ``name``, ``kind`` and ``scopes``, already expanded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+VIEW: Final = "custom:lab:view"
+ADMIN: Final = "custom:lab:admin"
+METRICS: Final = "read:metrics"
+
+
+def scopes_of(model: Mapping[str, Any]) -> frozenset[str]:
+    """The scopes of the token that the model was fetched with."""
+    return frozenset(model.get("scopes") or ())
+
+
+def may_enter(model: Mapping[str, Any], access_scopes: Collection[str]) -> bool:
+    """Whether the token may talk to this service at all (what the hub checks at OAuth, too)."""
+    return not scopes_of(model).isdisjoint(access_scopes)
+
+
+def is_viewer(model: Mapping[str, Any]) -> bool:
+    """Whether the token may see everybody's servers and leases."""
+    return not scopes_of(model).isdisjoint({VIEW, ADMIN})
+
+
+def may_open(model: Mapping[str, Any], username: str, servername: str) -> bool:
+    """Whether the token may reach the server itself, so that a link to Lab makes sense."""
+    return "access:servers" in scopes_of(model) or may_write(model, username, servername)
+
+
+def may_watch(
+    model: Mapping[str, Any], username: str, servername: str, access_scopes: Collection[str]
+) -> bool:
+    """Whether the token may read a server's journal.
+
+    Args:
+        model: The hub's model of the token's owner.
+        username: Whose server it is.
+        servername: The server's name; "" is the default one.
+        access_scopes: Scopes that admit to the service, any of them.
+
+    Returns:
+        True for the user himself and for viewers, both through a token that admits to the service,
+        and for a token with access to that very server.
+    """
+    if may_open(model, username, servername):
+        return True
+    if not may_enter(model, access_scopes):
+        return False
+    is_owner = model.get("kind", "user") == "user" and model.get("name") == username
+    return is_owner or is_viewer(model)
+
+
+def may_write(model: Mapping[str, Any], username: str, servername: str) -> bool:
+    """Whether the token is that server's (or its owner's), so that it may report.
+
+    An admin's ``access:servers`` over all servers is not enough: what a journal says is to come
+    out of the server that it is about.
+
+    Source: JupyterHub 6.1.1 and 5.3, roles.py: the role ``server`` holds ``access:servers!server``,
+    which scopes.py expands to ``access:servers!server=<user>/<server>``.
+    """
+    return not scopes_of(model).isdisjoint(
+        {f"access:servers!server={username}/{servername}", f"access:servers!user={username}"}
+    )

@@ -1,0 +1,50 @@
+"""Where the shared files lie: templates and static files, in a source tree or installed.
+
+It must import nothing heavy: the hub's configuration asks it for ``template_paths``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pytorch_spawner.errors import LabError
+
+
+class FilesMissing(LabError):
+    """The package was installed without its templates."""
+
+    code = "files-missing"
+
+
+def share_dir() -> Path:
+    """Return the folder that holds ``templates`` and ``static``.
+
+    Raises:
+        FilesMissing: There is none beside the package nor below ``sys.prefix``.
+    """
+    # An editable install copies no data files, so the source tree comes first.
+    source_tree = Path(__file__).resolve().parents[2] / "share" / "pytorch_spawner"
+    installed = Path(sys.prefix) / "share" / "pytorch_spawner"
+    for folder in (source_tree, installed):
+        if (folder / "templates" / "lab").is_dir():
+            return folder
+    raise FilesMissing(
+        "The lab's templates are not installed; install the package again.",
+        detail=f"looked in {source_tree} and {installed}",
+    )
+
+
+def hub_templates_dir() -> str:
+    """Folder for ``c.JupyterHub.template_paths``: our changes to the hub's own pages."""
+    return str(share_dir() / "templates" / "hub")
+
+
+def lab_templates_dir() -> str:
+    """Folder of the service's own pages."""
+    return str(share_dir() / "templates" / "lab")
+
+
+def static_dir() -> str:
+    """Folder of the scripts and the style sheet that both kinds of page use."""
+    return str(share_dir() / "static")

@@ -1,0 +1,157 @@
+"""Every 30 s, and at start: ledger, engine and hub are made to agree. Decides nothing itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from typing import Any
+from urllib.parse import quote
+
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+
+from pytorch_spawner.adapters import engine
+from pytorch_spawner.core.gpus import GpuUuid
+from pytorch_spawner.core.reconcile import (
+    Corrections,
+    SeenContainer,
+    SeenLease,
+    Server,
+    reconcile,
+)
+from pytorch_spawner.errors import LabError
+from pytorch_spawner.lab.settings import LabSettings
+from pytorch_spawner.ledger.store import Lease, Ledger
+
+log = logging.getLogger("pytorch_spawner.reconcile")
+
+_REQUEST_TIMEOUT_S = 20.0
+_STOP_GRACE_S = 5
+_PAGE = 200
+
+
+async def reconcile_forever(settings: LabSettings) -> None:
+    """Reconcile now and every ``reconcile_s``; a round that fails is logged and tried again."""
+    while True:
+        try:
+            done = await reconcile_once(settings)
+            if not done.is_nothing:
+                log.info(
+                    "reconciled: removed=%d released=%d adopted=%d closed=%d",
+                    len(done.remove),
+                    len(done.release),
+                    len(done.adopt),
+                    len(done.close),
+                )
+        except (LabError, HTTPClientError, OSError, ValueError) as error:
+            log.warning("not reconciled this time: %s", error)
+        await asyncio.sleep(settings.reconcile_s)
+
+
+async def reconcile_once(settings: LabSettings) -> Corrections:
+    """Read the three views in order (ledger, engine, hub), then carry out what differs."""
+    ledger, client = await asyncio.to_thread(_open, settings)
+    leases, starts = await asyncio.to_thread(
+        lambda: (ledger.leases(settings.hub_id), ledger.open_starts(settings.hub_id))
+    )
+    containers = await asyncio.to_thread(engine.list_containers, client, settings.hub_id)
+    active = await _active_servers(settings)
+    corrections = reconcile(
+        [_seen_lease(lease) for lease in leases],
+        [_seen_container(container) for container in containers],
+        [(start.id, (start.username, start.servername)) for start in starts],
+        active,
+    )
+    await asyncio.to_thread(_carry_out, settings, ledger, client, corrections)
+    return corrections
+
+
+_opened: dict[str, tuple[Ledger, Any]] = {}
+
+
+def _open(settings: LabSettings) -> tuple[Ledger, Any]:
+    if settings.ledger not in _opened:
+        _opened[settings.ledger] = (Ledger.open(settings.ledger), engine.connect())
+    return _opened[settings.ledger]
+
+
+def _seen_lease(lease: Lease) -> SeenLease:
+    return SeenLease(lease.id, lease.start_id, (lease.username, lease.servername), lease.gpus)
+
+
+def _seen_container(container: engine.LabContainer) -> SeenContainer:
+    return SeenContainer(
+        id=container.id,
+        start_id=container.label("start"),
+        lease_id=container.label("lease"),
+        server=container.server,
+        gpus=container.gpus,
+        is_running=container.is_running,
+    )
+
+
+def _carry_out(
+    settings: LabSettings, ledger: Ledger, client: Any, corrections: Corrections
+) -> None:
+    for container in corrections.remove:
+        log.warning("removing a container of no server: server=%s/%s", *container.server)
+        engine.remove(client, container.id, stop_grace_s=_STOP_GRACE_S)
+    for lease in corrections.release:
+        log.warning("releasing a lease of no server: server=%s/%s", *lease.server)
+        ledger.release_lease(lease.id, "reconciled")
+    for container in corrections.adopt:
+        username, servername = container.server
+        adopted = ledger.adopt_lease(
+            Lease(
+                id=container.lease_id,
+                hub=settings.hub_id,
+                start_id=container.start_id,
+                username=username,
+                servername=servername,
+                gpus=tuple(GpuUuid(gpu) for gpu in container.gpus),
+                request={},
+                since=ledger.now(),
+            )
+        )
+        log.warning(
+            "lease of a running container: server=%s/%s adopted=%s", *container.server, adopted
+        )
+    for start_id in corrections.close:
+        ledger.end_start(start_id, "stopped")
+
+
+async def _active_servers(settings: LabSettings) -> frozenset[Server]:
+    """Servers that the hub says run, start, stop or are being checked."""
+    client = AsyncHTTPClient()
+    active: set[Server] = set()
+    url: str | None = f"{settings.hub_api_url}/users?state=active&limit={_PAGE}"
+    while url:
+        response = await client.fetch(
+            HTTPRequest(
+                url,
+                headers={
+                    "Authorization": f"token {settings.api_token}",
+                    # Asks for pages; without it the hub answers with a bare list.
+                    "Accept": "application/jupyterhub-pagination+json",
+                },
+                request_timeout=_REQUEST_TIMEOUT_S,
+            )
+        )
+        said = json.loads(response.body)
+        for user in said["items"]:
+            servers = user.get("servers")
+            if servers is None:
+                raise ValueError(
+                    "the service may not read servers; it needs the scope read:servers"
+                )
+            active |= {(user["name"], name) for name in servers}
+            if user.get("pending") or user.get("server"):
+                active.add((user["name"], ""))
+        following = said["_pagination"]["next"]
+        url = (
+            f"{settings.hub_api_url}/users?state=active&limit={_PAGE}"
+            f"&offset={quote(str(following['offset']))}"
+            if following
+            else None
+        )
+    return frozenset(active)

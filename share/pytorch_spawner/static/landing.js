@@ -1,0 +1,170 @@
+// The landing page: follows the service's event stream of one server.
+
+import { add, emptyState, judge, report } from "./journal.js";
+import { copyButton } from "./copy.js";
+import { draw, drawNotice, h, mount, words } from "./server-view.js";
+
+const LONGEST_PAUSE_S = 30;
+
+export function start(root) {
+  const config = JSON.parse(root.dataset.config);
+  const page = {
+    config,
+    state: emptyState(),
+    server: { user: config.user, server: config.server },
+    offset: 0, // the service's clock minus ours, in seconds
+    attempts: 0,
+    isUnknown: false,
+    source: null,
+    timer: null,
+    isDrawing: false,
+  };
+  const now = () => Date.now() / 1000 + page.offset;
+  const copy = copyButton(() => report(page.state, page.server, words(config), now()));
+  const stop = h("a", { class: "btn btn-outline-contrast btn-sm", href: config.homeUrl }, "Stop server…");
+  page.parts = mount(root, [...copy.nodes, stop]);
+  root.append(copy.box);
+  page.redraw = () => {
+    page.isDrawing = false;
+    stop.hidden = Boolean(page.state.end) || page.isUnknown;
+    const look = { config, now: now(), primary: primary(page) };
+    if (page.isUnknown) Object.assign(look, { verdict: neverStarted(config), isEmpty: true });
+    draw(page.parts, page.state, look);
+    document.title = `${look.verdict?.sentence ?? judge(page.state, words(config)).sentence} · Lab`;
+  };
+  page.redraw();
+  connect(page);
+  setInterval(page.redraw, 1000);
+  addEventListener("online", () => retryNow(page));
+}
+
+function soon(page) {
+  if (page.isDrawing) return;
+  page.isDrawing = true;
+  requestAnimationFrame(page.redraw);
+}
+
+function primary({ config, state, isUnknown }) {
+  if (isUnknown || state.end) {
+    if (!config.isOwner) return [];
+    const label = state.end?.kind === "failed" ? "Try again" : "Start it";
+    return [{ label, href: config.spawnUrl }];
+  }
+  if (!config.canOpen) return [];
+  return [{ label: "Open JupyterLab ▸", href: state.isUp ? config.labUrl : null }];
+}
+
+function neverStarted(config) {
+  return {
+    tone: "off",
+    sentence: `${words(config).Your} server has never been started.`,
+    detail: "When it starts, this page shows which GPU it got and whether that is healthy.",
+  };
+}
+
+function address(page, more) {
+  const query = new URLSearchParams({ _xsrf: page.config.xsrf, ...more });
+  if (page.server.start) {
+    query.set("start", page.server.start);
+    query.set("after", String(page.state.seq));
+  }
+  return `${page.config.eventsUrl}?${query}`;
+}
+
+// EventSource's own reconnect would repeat the first address; ours says what we have already.
+function connect(page) {
+  const source = new EventSource(address(page, {}));
+  page.source = source;
+  source.onopen = () => {
+    page.attempts = 0;
+    page.isUnknown = false;
+    drawNotice(page.parts);
+    soon(page);
+  };
+  source.onmessage = (message) => {
+    add(page.state, JSON.parse(message.data));
+    soon(page);
+  };
+  source.addEventListener("restart", () => {
+    page.state = emptyState();
+    soon(page);
+  });
+  source.addEventListener("server", (message) => takeServer(page, JSON.parse(message.data)));
+  source.onerror = () => {
+    source.close();
+    if (page.source === source) findOut(page);
+  };
+}
+
+function takeServer(page, server) {
+  page.server = server;
+  page.offset = server.now - Date.now() / 1000;
+  // A start that the reconcile ended has no last word of the hub in its journal.
+  if (server.outcome && !page.state.end) {
+    setTimeout(() => {
+      if (page.server.start !== server.start || page.state.end) return;
+      page.state.end = {
+        kind: server.outcome === "ready" ? "stopped" : server.outcome,
+        at: server.ended_at,
+        message: "",
+        remedy: "",
+        code: "",
+        logTail: [],
+      };
+      soon(page);
+    }, 300);
+  }
+  soon(page);
+}
+
+// The stream ended: an EventSource does not say why, so ask once.
+async function findOut(page) {
+  page.source = null;
+  let status = 0;
+  try {
+    status = (await fetch(address(page, { format: "json" }), { cache: "no-store" })).status;
+  } catch {
+    status = 0;
+  }
+  if (status === 401) {
+    const link = h("a", { href: location.href, class: "alert-link" }, "Log in again");
+    drawNotice(page.parts, "Your session has ended. ", link, " to see news; your server is not affected.");
+    return;
+  }
+  if (status === 403) {
+    drawNotice(page.parts, "You may not see this server any more.");
+    return;
+  }
+  if (status === 404) {
+    page.isUnknown = true;
+    drawNotice(page.parts);
+    page.redraw();
+    again(page, 5);
+    return;
+  }
+  page.attempts += 1;
+  if (status !== 200 || page.attempts > 2) tellLost(page, status);
+  again(page, status === 200 ? 0.5 : Math.min(LONGEST_PAUSE_S, 2 ** page.attempts / 2));
+}
+
+function tellLost(page, status) {
+  const button = h("button", { type: "button", class: "btn btn-sm btn-outline-contrast ms-2" }, "Try now");
+  button.addEventListener("click", () => retryNow(page));
+  const why =
+    status === 429
+      ? "Too many pages watch this server; close some. Trying again…"
+      : "Connection lost. Your server is not affected. Trying again…";
+  drawNotice(page.parts, why, button);
+}
+
+function again(page, pause_s) {
+  clearTimeout(page.timer);
+  page.timer = setTimeout(() => retryNow(page), 1000 * pause_s);
+}
+
+function retryNow(page) {
+  clearTimeout(page.timer);
+  if (!page.source) connect(page);
+}
+
+start(document.getElementById("lab-server"));

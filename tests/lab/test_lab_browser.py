@@ -1,0 +1,235 @@
+"""The landing page in Chromium: what a person reads, at 1280 and 390 pixels, light and dark.
+
+Set LAB_TEST_SCREENSHOTS to a folder to keep a picture of each situation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import lab_journals as journals
+import pytest
+import pytest_asyncio
+from lab_browser import (
+    MARKS,
+    expect,
+    go_on,
+    new_page,
+    open_page,
+    run_browser,
+    shoot,
+    tell,
+    verdict,
+)
+from lab_fakes import MemoryLedger
+from lab_site import Site, run_site
+
+pytestmark = MARKS
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def browser() -> AsyncIterator[Any]:
+    async for running in run_browser():
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(browser: Any) -> AsyncIterator[Any]:
+    async for tab in new_page(browser):
+        yield tab
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def lab() -> AsyncIterator[Site]:
+    async for running in run_site(MemoryLedger()):
+        running.hub.browser_user_token = "ana-page"
+        yield running
+
+
+STORIES = {
+    "fine": (journals.FINE, "Your GPU is ready."),
+    "warming": (journals.WARMING, "Your GPU is ready."),
+    "failing": (journals.FAILING, "Your server is ready, but 1 check failed."),
+    "cpu": (journals.CPU, "Your server is ready, without a GPU."),
+    "simulation": (journals.SIMULATION, "Your server is ready, with a simulated GPU."),
+    "starting": (journals.STARTING, "Your server is starting."),
+    "queued": (journals.QUEUED, "You are 3rd in the queue."),
+    "died": (journals.DIED, "The container ran out of memory before JupyterLab answered."),
+    "hostile": (journals.HOSTILE, "Your server is ready, but 1 check failed."),
+}
+
+
+@pytest.mark.parametrize("look", ["1280 light", "390 light", "1280 dark", "390 dark"])
+@pytest.mark.parametrize("name", STORIES)
+async def test_every_situation_has_its_sentence_and_fits_the_screen(lab, browser, name, look):
+    story, sentence = STORIES[name]
+    width, theme = look.split()
+    began = time.time() - (4 if name == "starting" else 20)
+    tell(lab, story, began)
+    async for page in new_page(browser, int(width), theme):
+        await open_page(lab, page)
+        await expect(verdict(page)).to_have_text(sentence)
+        await page.wait_for_timeout(300)
+        assert await page.evaluate("document.documentElement.scrollWidth") <= int(width)
+        assert await page.evaluate("window.hacked") is None
+        assert await page.locator("#lab-server :is(img, script, b, style)").count() == 0
+        await shoot(page, f"{name}-{width}-{theme}")
+
+
+async def test_the_button_opens_lab_as_soon_as_it_answers_and_stays(lab, page):
+    start = tell(lab, journals.STARTING)
+    await open_page(lab, page)
+    await expect(page.get_by_role("button", name="Open JupyterLab")).to_be_disabled()
+    go_on(lab, start, journals.hub_until("lab")[4:])
+    link = page.get_by_role("button", name="Open JupyterLab")
+    await expect(link).to_have_attribute("href", "/user/ana/lab")
+    go_on(lab, start, journals.checks(driver=journals.DRIVER))
+    await expect(page.get_by_text("too old for CUDA")).to_be_visible()
+    await expect(link).to_have_attribute("href", "/user/ana/lab")
+
+
+async def test_notes_are_open_with_what_to_do_and_the_fine_ones_are_folded(lab, page):
+    tell(lab, journals.WARMING)
+    await open_page(lab, page)
+    card = page.get_by_role("region", name="Checks")
+    await expect(card.get_by_text("14 fine, 1 note")).to_be_visible()
+    await expect(card.get_by_text("Use num_workers=0 until it is larger.")).to_be_visible()
+    first = card.get_by_text("PyTorch sees 1 GPU.")
+    await expect(first).to_be_hidden()
+    fold = card.get_by_text("14 fine", exact=True)
+    await fold.focus()
+    await page.keyboard.press("Enter")
+    await expect(first).to_be_visible()
+
+
+async def test_a_fold_stays_as_the_person_left_it_when_news_come(lab, page):
+    start = tell(lab, journals.WARMING)
+    await open_page(lab, page)
+    card = page.get_by_role("region", name="Checks")
+    note = card.get_by_text("/dev/shm is 64 MB")
+    await note.click()
+    await expect(card.get_by_text("Use num_workers=0")).to_be_hidden()
+    go_on(lab, start, [(9.0, *journals.check("extra", "warn", "One more thing."))])
+    await expect(card.get_by_text("One more thing.")).to_be_visible()
+    await expect(card.get_by_text("Use num_workers=0")).to_be_hidden()
+
+
+async def test_the_warm_up_says_seconds_and_where_from(lab, page):
+    tell(lab, journals.WARMING)
+    await open_page(lab, page)
+    card = page.get_by_role("region", name="Warm-up")
+    await expect(card.get_by_text("cold 8.0 s")).to_be_visible()
+    await expect(card.get_by_text("now 1.1 s")).to_be_visible()
+    await expect(card.get_by_text("compiling…")).to_be_visible()
+    await expect(page.get_by_text("warming up in the background (2 of 3)")).to_be_visible()
+
+
+async def test_what_was_not_measured_is_unknown_and_never_zero(lab, page):
+    tell(lab, [*journals.hub_until("lab"), *journals.samples(None)])
+    await open_page(lab, page)
+    card = page.get_by_role("region", name="GPU", exact=True)
+    await expect(card.get_by_text("power unknown")).to_be_visible()
+    assert "0 %" not in await card.inner_text()
+
+
+async def test_hostile_texts_are_texts(lab, page):
+    tell(lab, journals.HOSTILE)
+    await open_page(lab, page)
+    await expect(page.get_by_text(journals.BAD).first).to_be_visible()
+    assert await page.evaluate("window.hacked") is None
+
+
+async def test_the_report_is_plain_text_without_tokens(lab, page):
+    tell(lab, journals.DIED)
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await open_page(lab, page)
+    await expect(verdict(page)).to_contain_text("out of memory")
+    await page.get_by_role("button", name="Copy report").click()
+    await expect(page.get_by_text("Copied.")).to_be_visible()
+    report = await page.evaluate("navigator.clipboard.readText()")
+    assert "ran out of memory" in report
+    assert "MemoryError" in report
+    assert "container-died" in report
+    assert "0123456789abcdef" not in report
+
+
+async def test_the_log_of_a_dead_container_is_folded_and_try_again_is_offered(lab, page):
+    tell(lab, journals.DIED)
+    await open_page(lab, page)
+    again = page.get_by_role("button", name="Try again")
+    await expect(again).to_have_attribute("href", "/hub/spawn/ana")
+    await expect(page.get_by_text("MemoryError")).to_be_hidden()
+    await page.get_by_text("Last 5 lines").click()
+    await expect(page.get_by_text("MemoryError")).to_be_visible()
+
+
+async def test_a_server_that_never_started_and_then_does(lab, page):
+    await open_page(lab, page)
+    await expect(verdict(page)).to_have_text("Your server has never been started.")
+    await shoot(page, "never")
+    await expect(page.get_by_role("button", name="Start it")).to_be_visible()
+    tell(lab, journals.FINE)
+    await expect(verdict(page)).to_have_text("Your GPU is ready.", timeout=10_000)
+
+
+async def test_stop_and_a_new_start_while_the_page_is_open(lab, page):
+    old = tell(lab, journals.FINE)
+    await open_page(lab, page)
+    await expect(verdict(page)).to_have_text("Your GPU is ready.")
+    lab.ledger.end_start(old.id, "stopped")
+    await expect(verdict(page)).to_have_text("Your server is stopped.")
+    await shoot(page, "stopped")
+    await expect(page.get_by_role("button", name="Start it")).to_be_visible()
+    tell(lab, journals.STARTING)
+    await expect(verdict(page)).to_have_text("Your server is starting.")
+    await expect(page.get_by_text("No such")).to_have_count(0)
+
+
+async def test_a_lost_connection_says_so_and_comes_back_without_doubling(lab, page):
+    start = tell(lab, journals.FINE)
+    await open_page(lab, page)
+    await expect(verdict(page)).to_have_text("Your GPU is ready.")
+    await page.context.set_offline(True)
+    await drop_streams(lab)
+    await expect(page.get_by_text("Connection lost.")).to_be_visible(timeout=15_000)
+    await shoot(page, "lost")
+    go_on(lab, start, [(30.0, *journals.check("late", "warn", "News after the gap."))])
+    await page.context.set_offline(False)
+    await expect(page.get_by_text("News after the gap.")).to_be_visible(timeout=15_000)
+    await expect(page.get_by_text("Connection lost.")).to_be_hidden()
+
+
+async def test_a_session_that_ended_leads_to_the_login(lab, page):
+    tell(lab, journals.FINE)
+    await open_page(lab, page)
+    await expect(verdict(page)).to_have_text("Your GPU is ready.")
+    await page.context.clear_cookies()
+    await drop_streams(lab)
+    await expect(page.get_by_role("link", name="Log in again")).to_be_visible()
+    await shoot(page, "session")
+
+
+async def drop_streams(lab: Site) -> None:
+    """Send every viewer off, as a service that restarts does."""
+    for watch in lab.lab.follower._watches.values():
+        for queue in watch.queues:
+            queue.put_nowait(None)
+    await asyncio.sleep(0.1)
+
+
+async def test_a_viewer_reads_whose_server_it_is(lab, page):
+    tell(lab, journals.FINE)
+    lab.hub.browser_user_token = "kim-page"
+    await open_page(lab, page)
+    await expect(verdict(page)).to_have_text("ana's GPU is ready.")
+    await expect(page.get_by_role("button", name="Open JupyterLab")).to_have_count(0)
+
+
+async def test_the_theme_switch_is_the_hubs(lab, page):
+    tell(lab, journals.FINE)
+    await open_page(lab, page)
+    await page.get_by_role("button", name="Toggle dark mode").click()
+    assert await page.locator("html").get_attribute("data-bs-theme") == "dark"

@@ -16,7 +16,7 @@ def traits_page() -> str:
     lines = [
         "# Settings of PyTorchSpawner",
         "",
-        "Written from the code by `make docs`. Everything that `DockerSpawner` and `Spawner` can be",
+        "Written from the code by `make docs`. Everything `DockerSpawner` and `Spawner` can be",
         "told works as well; what stands here is ours, or has another default than theirs.",
         "",
     ]

@@ -408,7 +408,7 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
         async with self._failures_told():
             self._start = await self.lab.begin_start(self.user.name, self.name, wanted)
             reach("start-written")
-            await self._tell("requested", "Your server is being prepared.")
+            await self._tell("requested", "Your server is being prepared.", warmup=self.warmup)
             self._lease_id, self._gpus = await self._take_gpus(wanted)
             reach("lease-taken")
 

@@ -65,11 +65,15 @@ def test_nothing_committed_names_a_registry_or_this_machine() -> None:
     listed = subprocess.run(
         ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout.split("\0")
-    words = re.compile(r"registry\.npmjs|pypi\.org|files\.pythonhosted|deb\.debian\.org|/root/\.pyenv")
+    words = re.compile(
+        r"registry\.npmjs|pypi\.org|files\.pythonhosted|deb\.debian\.org|/root/\.pyenv"
+    )
     found = [
         name
         for name in listed
-        if name and name != "tests/test_docs.py" and (ROOT / name).is_file()
+        if name
+        and name != "tests/test_docs.py"
+        and (ROOT / name).is_file()
         and words.search((ROOT / name).read_text(errors="ignore"))
     ]
     assert found == []

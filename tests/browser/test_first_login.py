@@ -17,9 +17,16 @@ from tests.lab_driver import Lab, running_lab
 pytestmark = [pytest.mark.docker, pytest.mark.browser, pytest.mark.slow]
 
 PICTURES = Path(os.environ.get("LAB_PICTURES", "")) if os.environ.get("LAB_PICTURES") else None
-_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-          "--disable-background-networking", "--disable-component-update", "--disable-sync",
-          "--no-proxy-server"]
+_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-proxy-server",
+]
 
 
 @pytest.fixture(scope="module")
@@ -69,19 +76,22 @@ def test_a_student_logs_in_and_runs_a_cell(lab: Lab, page: Page) -> None:
     # Pending and landing are one page to the eye; a fast machine may be past the first already.
     page.wait_for_url(re.compile(r"/hub/spawn-pending/|/services/lab/servers/|/user/"))
     picture(page, "1-pending")
-    page.wait_for_url(re.compile(r"/services/lab/servers/|/user/"), timeout=60_000)
-    if "/services/lab/" not in page.url:
-        page.goto(f"{lab.url}/services/lab/servers/{user}/")
-    open_lab = page.get_by_role("link", name=re.compile("Open JupyterLab"))
+    # The warm-up has not run yet, so the start ends on the landing page and not in Lab.
+    page.wait_for_url(re.compile(r"/services/lab/servers/"), timeout=60_000)
+    open_lab = page.get_by_role("button", name=re.compile("Open JupyterLab"))
     expect(open_lab).to_be_visible()
+    expect(open_lab).to_have_attribute("href", re.compile(rf"/user/{user}/lab"))
     picture(page, "2-landing")
     seen_before = len(lab.events(user))
     page.reload()
     expect(page.get_by_text("Test GPU").first).to_be_visible()
     assert seen_before > 10, "the journal is written"
     lab.wait_until(
-        lambda: any(e["kind"] == "done" and e["data"].get("part") == "warmup"
-                    for e in lab.events(user)), 240, "the warm-up did not end",
+        lambda: any(
+            e["kind"] == "done" and e["data"].get("part") == "warmup" for e in lab.events(user)
+        ),
+        240,
+        "the warm-up did not end",
     )
     page.reload()  # a page opened late shows the whole journal
     expect(open_lab).to_be_visible()

@@ -30,6 +30,7 @@ export function emptyState() {
     gpuMessage: "",
     planned: 0,
     checks: new Map(), // code -> {code, phase, level, sentence, remedy, adminRemedy, seconds}
+    warmupComing: false,
     warmup: null, // {device, deviceName, targets: Map id -> {...}, done, level}
     samples: new Map(), // uuid -> {utilisation, used, total, temperature, power, at, history}
     seq: 0,
@@ -77,6 +78,8 @@ const FOLDERS = {
       };
       return;
     }
+    // The warm-up begins after Lab answers, so its own events come too late for the pending page.
+    if (data.warmup === true) state.warmupComing = true;
     if (stage === "gpu") takeGpus(state, data);
     if (stage === "lab") {
       state.isUp = true;
@@ -215,7 +218,7 @@ export function warmupProgress(state) {
   const targets = [...(state.warmup?.targets.values() ?? [])];
   const over = targets.filter(({ phase }) => !["planned", "running"].includes(phase)).length;
   const isOver = Boolean(state.warmup?.done) || (targets.length > 0 && over === targets.length);
-  return { targets, over, isOver, isRunning: targets.length > 0 && !isOver };
+  return { targets, over, isOver, isRunning: (targets.length > 0 || state.warmupComing) && !isOver };
 }
 
 // The verdict: what the person came to ask. tone is one of wait, ok, warn, bad, off.
@@ -276,6 +279,9 @@ function judgeUp(state, who) {
 
 function upDetail(state, counts, who) {
   const { over, targets, isRunning } = warmupProgress(state);
+  if (isRunning && targets.length === 0) {
+    return `torch.compile warms up in the background once the checks are done; ${who.you} can start now.`;
+  }
   if (isRunning) {
     const done = `${over} of ${targets.length}`;
     return `torch.compile is warming up in the background (${done}); ${who.you} can start now.`;

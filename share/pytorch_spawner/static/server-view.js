@@ -142,7 +142,7 @@ function stageItems(state, now) {
     items.push(stageItem("now", next.label, seconds(Math.max(0, Math.floor(now - since)) || 0.01), ""));
   }
   const { targets, isOver, isRunning } = warmupProgress(state);
-  if (isRunning && !state.end) {
+  if (isRunning && state.warmup && !state.end) {
     items.push(stageItem("now", "Warm-up", seconds(Math.max(0, Math.floor(now - state.warmup.at)) || 0.01), ""));
   } else if (isOver && targets.length) {
     const took = state.warmup.done?.seconds ?? null;
@@ -336,7 +336,7 @@ function badge(level, mark) {
 function warmupCard(state) {
   const { targets, over, isOver } = warmupProgress(state);
   if (!state.warmup || !targets.length) {
-    const why = state.warmup?.done ? "No warm-up was needed." : state.end ? "There was none." : "Models that the lab warms up show here.";
+    const why = state.warmup?.done ? "No warm-up was needed." : state.end ? "There was none." : state.warmupComing ? "It begins when the checks are done." : "Models that the lab warms up show here.";
     return [head("Warm-up"), h("div", { class: "card-body lab-quiet" }, why)];
   }
   const device = state.warmup.device === "cpu" ? " on the CPU" : "";

@@ -1,0 +1,210 @@
+"""One container start: the checks in order, then the warm-up; ``send`` takes what they find."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any, Callable, Dict, List, Mapping
+
+from pytorch_spawner.agent import child, diagnose, gpus
+from pytorch_spawner.agent.codes import CODES, TORCH_CODES, Outcome, done, outcome, worst
+from pytorch_spawner.agent.config import Config, as_job
+from pytorch_spawner.agent.report import Send
+from pytorch_spawner.agent.warmup import SAMPLE_S
+
+
+@dataclass
+class Findings:
+    """What the checks found so far.
+
+    Attributes:
+        levels: Level by code, of the checks that are done.
+        device: Where PyTorch computes: "cuda:0" or "cpu".
+        device_name: For people.
+    """
+
+    levels: Dict[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    device_name: str = ""
+
+    def note(self, data: Mapping[str, Any]) -> None:
+        """Take in the data of a check's event."""
+        if data.get("phase") != "done" or data.get("code") not in CODES:
+            return
+        level, facts = data.get("level"), data.get("facts")
+        self.levels[data["code"]] = level if level in ("ok", "warn", "fail") else "unknown"
+        if data["code"] == "torch" and isinstance(facts, dict):
+            self.device = str(facts.get("device", "cpu"))
+            self.device_name = str(facts.get("device_name", ""))
+
+    @property
+    def why_no_warmup(self) -> str:
+        """Why warming up makes no sense; "" when it does."""
+        if self.levels.get("torch") != "ok":
+            return "There is no PyTorch that could be warmed up; see the checks."
+        if self.levels.get("compile") not in ("ok", "warn"):
+            return "torch.compile does not work here; see the checks."
+        return ""
+
+
+def run_checks(config: Config, send: Send, before_torch: Callable[[], object]) -> Findings:
+    """Run all checks.
+
+    Args:
+        config: What the agent was told.
+        send: Takes the events.
+        before_torch: Called between the cheap checks and the costly ones; may wait.
+    """
+    began = time.monotonic()
+    findings = Findings()
+
+    def tell(kind: str, data: Mapping[str, Any]) -> None:
+        if kind == "check":
+            findings.note(data)
+        send(kind, data)
+
+    send("check", {"code": "", "phase": "plan", "codes": list(CODES)})
+    driver = _cheap_checks(config, tell)
+    before_torch()
+    _torch_checks(config, driver, findings, tell)
+    level = worst(list(findings.levels.values()))
+    seconds = round(time.monotonic() - began, 3)
+    send("done", {"part": "checks", "seconds": seconds, "level": level})
+    return findings
+
+
+def _cheap_checks(config: Config, tell: Send) -> gpus.Driver:
+    home, environ = os.environ.get("HOME"), os.environ
+    found: List[gpus.Driver] = []
+
+    def driver() -> Outcome:
+        found.append(gpus.probe())
+        return gpus.driver(config, found[0])
+
+    def visible() -> Outcome:
+        return gpus.gpu_visible(config, found[0] if found else gpus.Driver())
+
+    checks: Dict[str, Callable[[], Outcome]] = {
+        "home-writable": lambda: diagnose.home_writable(home, os.getuid()),
+        "shm": lambda: diagnose.shared_memory(config.shm_expected_mib),
+        "kernel-python": lambda: diagnose.kernel_python(environ, sys.prefix, sys.executable),
+        "hub-reachable": lambda: diagnose.hub_reachable(environ.get("JUPYTERHUB_API_URL")),
+        "driver": driver,
+        "gpu-visible": visible,
+    }
+    for code, check in checks.items():
+        # The driver's probe asks up to three programs, each with its own deadline.
+        deadline_s = 40.0 if code == "driver" else diagnose.CHEAP_DEADLINE_S
+        diagnose.run_check(code, check, tell, deadline_s)
+    return found[0] if found else gpus.Driver()
+
+
+def _torch_checks(config: Config, driver: gpus.Driver, findings: Findings, tell: Send) -> None:
+    began = time.monotonic()
+
+    def receive(kind: str, data: Dict[str, Any]) -> None:
+        nonlocal began
+        began = time.monotonic()
+        if kind == "check" and data.get("code") in TORCH_CODES:
+            tell(kind, data)
+
+    ended = child.run(
+        "torch-checks",
+        {"config": as_job(config), "cuda": driver.cuda},
+        receive,
+        idle_s=config.check_deadline_s,
+    )
+    left = [code for code in TORCH_CODES if code not in findings.levels]
+    for index, code in enumerate(left):
+        if index:
+            why = outcome("unknown", "Not checked, because the check before it did not end.")
+        elif ended.late:
+            why = diagnose.no_answer(config.check_deadline_s)
+        else:
+            why = _died(ended)
+        tell("check", done(code, why, 0.0 if index else time.monotonic() - began))
+
+
+def _died(ended: child.Ended) -> Outcome:
+    status = ended.status or 0
+    how = f"signal {-status}" if status < 0 else f"exit status {status}"
+    memory = " Signal 9 often means that memory ran out." if status == -9 else ""
+    return outcome(
+        "fail", f"PyTorch ended this check unexpectedly, with {how}.",
+        "Stop and start your server; if it happens again, choose another image.",
+        f"See the last lines it printed, in the facts.{memory}", printed=ended.tail[-500:],
+    )  # fmt: skip
+
+
+def run_warmup(config: Config, findings: Findings, send: Send) -> None:
+    """Run the warm-up, if it is wanted and makes sense; ends with its "done" in any case."""
+    began = time.monotonic()
+    targets = [
+        {"id": f"{model}/{mode}", "model": model, "mode": mode}
+        for mode in config.warmup_modes
+        for model in config.warmup_models
+        if config.warmup_enabled
+    ]
+    device, name = findings.device, findings.device_name
+    send("warmup", {"phase": "plan", "targets": targets, "device": device, "device_name": name})
+    ends: Dict[str, str] = {}
+
+    def receive(kind: str, data: Dict[str, Any]) -> None:
+        if kind == "warmup" and data.get("phase") in ("done", "failed"):
+            ends[str(data.get("id"))] = data["phase"]
+        if kind in ("warmup", "sample"):
+            send(kind, data)
+
+    why = findings.why_no_warmup
+    if targets and not why:
+        why = _warm(config, targets, device, receive)
+    for target in targets:
+        if target["id"] not in ends:
+            ends[target["id"]] = "skipped"
+            send("warmup", {"phase": "skipped", **target, "message": why})
+    levels = {"done": "ok", "skipped": "unknown", "failed": "warn"}
+    level = worst([levels[end] for end in ends.values()])
+    seconds = round(time.monotonic() - began, 3)
+    send("done", {"part": "warmup", "seconds": seconds, "level": level})
+
+
+def _warm(
+    config: Config,
+    targets: List[Dict[str, str]],
+    device: str,
+    receive: Callable[[str, Dict[str, Any]], None],
+) -> str:
+    """Run the process that warms up.
+
+    Returns:
+        Why some targets may have no end.
+    """
+    uuids = [gpu.uuid for gpu in config.real_gpus] if device != "cpu" else []
+    stop = threading.Event()
+    in_child = list(uuids)
+    if gpus.sample(uuids):
+        in_child = []
+        threading.Thread(target=_sample, args=(uuids, stop, receive), daemon=True).start()
+    ended = child.run(
+        "warmup",
+        {"targets": targets, "device": device, "sample": in_child},
+        receive,
+        total_s=config.warmup_deadline_s,
+    )
+    stop.set()
+    if ended.late:
+        return f"The warm-up was stopped after {config.warmup_deadline_s:g} s."
+    return f"The warm-up ended unexpectedly, with status {ended.status}."
+
+
+def _sample(
+    uuids: List[str], stop: threading.Event, receive: Callable[[str, Dict[str, Any]], None]
+) -> None:
+    while not stop.is_set():
+        rows = gpus.sample(uuids)
+        if rows and not stop.is_set():
+            receive("sample", {"gpus": rows})
+        stop.wait(SAMPLE_S)

@@ -1,0 +1,144 @@
+"""The processes beside the container's command: the agent itself, and those it starts."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Callable, Dict, Mapping, Optional
+from urllib.parse import urlsplit
+
+from pytorch_spawner.agent.config import parse
+from pytorch_spawner.agent.launch import CONFIG_ENV, URL_ENV
+from pytorch_spawner.agent.report import Reporter
+
+_LAB_WAIT_S = 15.0
+_LAB_POLL_S = 0.2
+_LAST_REPORTS_S = 150.0
+
+
+def main(role: str) -> int:
+    """Be what ``role`` names, a key of ``ROLES``; returns the exit status."""
+    if role not in ROLES:
+        sys.stderr.write(f"pytorch-spawner: there is no worker {role!r}.\n")
+        return 2
+    ROLES[role]()
+    return 0
+
+
+def _agent() -> None:
+    config, trouble = parse(os.environ.get(CONFIG_ENV))
+    open_log(config.cache_dir)
+    if trouble:
+        log(trouble)
+    reporter = Reporter(
+        os.environ.get(URL_ENV, ""),
+        os.environ.get("JUPYTERHUB_API_TOKEN", ""),
+        config.start,
+        log=log,
+    )
+    # Imported after the log is open: what goes wrong here can be read there.
+    from pytorch_spawner.agent import session
+
+    findings = session.run_checks(config, reporter.send, lambda: wait_for_lab(os.environ))
+    session.run_warmup(config, findings, reporter.send)
+    reporter.close(_LAST_REPORTS_S)
+
+
+def _cuda() -> None:
+    from pytorch_spawner.agent import gpus
+
+    print(json.dumps(gpus.ask_cuda()))
+
+
+def _torch_checks() -> None:
+    from pytorch_spawner.agent import child, torch_checks
+
+    job, emit = child.begin()
+    torch_checks.run(job, emit)
+
+
+def _warmup() -> None:
+    from pytorch_spawner.agent import child, warmup
+
+    job, emit = child.begin()
+    warmup.run(job, emit)
+
+
+ROLES: Dict[str, Callable[[], None]] = {
+    "agent": _agent,
+    "cuda": _cuda,
+    "torch-checks": _torch_checks,
+    "warmup": _warmup,
+}
+
+
+def open_log(cache_dir: str) -> Optional[Path]:
+    """Send standard output and error to a new file, replacing the last start's.
+
+    Returns:
+        The file; ``None`` when no place could be written, and nothing is logged.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_APPEND
+    for folder in (cache_dir, tempfile.gettempdir()):
+        path = Path(folder, f"pytorch-spawner-agent-{os.getuid()}.log")
+        try:
+            fd = os.open(path, flags, 0o600)
+        except (OSError, ValueError):
+            continue
+        os.dup2(fd, 1)
+        os.dup2(fd, 2)
+        os.close(fd)
+        return path
+    return None
+
+
+def log(message: str) -> None:
+    """Write a line to the agent's log."""
+    stamp = time.strftime("%H:%M:%S")
+    try:
+        print(stamp, message[:500], file=sys.stderr, flush=True)
+    except OSError:  # the disk is full
+        return
+
+
+def wait_for_lab(environ: Mapping[str, str], timeout_s: float = _LAB_WAIT_S) -> bool:
+    """Wait until the single-user server answers, so that nothing costly delays it.
+
+    Args:
+        environ: The container's environment, with JupyterHub's variables.
+        timeout_s: Longest wait.
+
+    Returns:
+        Whether it answered.
+    """
+    url = urlsplit(environ.get("JUPYTERHUB_SERVICE_URL", ""))
+    try:
+        port = url.port or 8888
+    except ValueError:
+        port = 8888
+    path = environ.get("JUPYTERHUB_SERVICE_PREFIX", "/") + "api"
+    give_up_at = time.monotonic() + timeout_s
+    while not _answers(port, path, tls=url.scheme == "https"):
+        if time.monotonic() + _LAB_POLL_S > give_up_at:
+            return False
+        time.sleep(_LAB_POLL_S)
+    return True
+
+
+def _answers(port: int, path: str, *, tls: bool) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2.0)
+    try:
+        connection.connect()
+        if not tls:  # with TLS, listening has to do: the certificate is for another name
+            connection.request("GET", path)
+            connection.getresponse()
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    finally:
+        connection.close()
+    return True

@@ -1,0 +1,235 @@
+"""The whole agent beside a local service, with PyTorchs that misbehave."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from agent_service import Service
+
+from pytorch_spawner.agent import worker
+from pytorch_spawner.agent.codes import CODES, TORCH_CODES
+
+MISSING = "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
+Env = Callable[..., dict[str, str]]
+Start = Callable[[dict[str, str]], "subprocess.Popen[bytes]"]
+Fake = Callable[[str], Path]
+
+
+def checks_of(
+    service: Service, agent: Start, env: dict[str, str], timeout_s: float = 15
+) -> dict[str, dict[str, Any]]:
+    agent(env)
+    assert service.wait_for(lambda s: s.is_done("warmup"), timeout_s), service.events
+    return service.checks()
+
+
+def config(tmp_path: Path, **more: Any) -> dict[str, Any]:
+    return {"start": "s1", "gpus": [], "cache_dir": str(tmp_path), "shm_expected_mib": 1, **more}
+
+
+def test_everything_is_reported_in_order_and_a_missing_pytorch_is_named(
+    service: Service, agent: Start, container_env: Env, fake_torch: Fake, tmp_path: Path
+) -> None:
+    env = container_env(config(tmp_path), PYTHONPATH=str(fake_torch(MISSING)))
+    began = time.time()
+    checks = checks_of(service, agent, env)
+    plan = service.events[0]["data"]
+    assert plan == {"code": "", "phase": "plan", "codes": list(CODES)}
+    assert tuple(checks) == CODES
+    cheap = {code: checks[code]["level"] for code in CODES if code not in TORCH_CODES}
+    assert set(cheap.values()) == {"ok"}, checks
+    assert checks["torch"]["sentence"] == "This image has no PyTorch."
+    assert {checks[code]["level"] for code in TORCH_CODES[1:]} == {"unknown"}
+    ends = [event["data"] for event in service.events if event["kind"] == "done"]
+    assert [(end["part"], end["level"]) for end in ends] == [
+        ("checks", "warn"),
+        ("warmup", "unknown"),
+    ]
+    skipped = [e["data"] for e in service.events if e["kind"] == "warmup"]
+    assert [data["phase"] for data in skipped] == ["plan", "skipped", "skipped", "skipped"]
+    assert [target["id"] for target in skipped[0]["targets"]] == [
+        "mlp/default", "cnn/default", "transformer/default",
+    ]  # fmt: skip
+    first = next(at for at, event in service.arrived if event["data"].get("phase") == "done")
+    assert first - began < 2
+    assert {report["start"] for report in service.reports} == {"s1"}
+
+
+def test_a_pytorch_that_hangs_is_stopped_and_the_rest_is_not_checked(
+    service: Service, agent: Start, container_env: Env, fake_torch: Fake, tmp_path: Path
+) -> None:
+    fake = fake_torch("import time; time.sleep(60)")
+    env = container_env(config(tmp_path, checks={"deadline_s": 1}), PYTHONPATH=str(fake))
+    checks = checks_of(service, agent, env)
+    assert checks["torch"]["level"] == "fail"
+    assert checks["torch"]["sentence"] == "This check did not answer within 1 s."
+    assert 0.9 < checks["torch"]["seconds"] < 4
+    assert checks["compile"]["level"] == "unknown"
+    time.sleep(0.2)
+    assert "--worker torch-checks" not in processes_with(str(tmp_path))
+
+
+def processes_with(text: str) -> str:
+    """Command lines of running processes whose environment holds a text."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if text.encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("source", "sentence", "fact"),
+    [
+        ("raise OSError('libcudnn.so.9: cannot open')", "importing it fails", "libcudnn.so.9"),
+        ("import nothing_like_it", "importing it fails", "nothing_like_it"),
+        ("import os; print('last words', flush=True); os.abort()", "with signal 6", "last words"),
+        ("raise SystemExit(3)", "with exit status 3", ""),
+        ("import os; os.close(int(os.listdir('/proc/self/fd')[-2]))", "", ""),
+    ],
+    ids=["a library is missing", "a dependency is missing", "it aborts", "it exits", "it closes"],
+)
+def test_a_pytorch_that_cannot_be_imported_fails_with_its_cause(
+    service: Service, agent: Start, container_env: Env, fake_torch: Fake, tmp_path: Path,
+    source: str, sentence: str, fact: str,
+) -> None:  # fmt: skip
+    env = container_env(config(tmp_path), PYTHONPATH=str(fake_torch(source)))
+    checks = checks_of(service, agent, env)
+    assert checks["torch"]["level"] == "fail"
+    assert sentence in checks["torch"]["sentence"]
+    assert fact in json.dumps(checks["torch"]["facts"])
+
+
+def test_a_pytorch_that_prints_a_hundred_megabytes_does_no_harm(
+    service: Service, agent: Start, container_env: Env, fake_torch: Fake, tmp_path: Path
+) -> None:
+    fake = fake_torch(
+        "import sys\nfor _ in range(100): sys.stdout.write('x' * 1_000_000)\n"
+        "sys.stderr.write('END'); raise ImportError('after all that')"
+    )
+    checks = checks_of(service, agent, container_env(config(tmp_path), PYTHONPATH=str(fake)))
+    assert "after all that" in checks["torch"]["facts"]["error"]
+    assert sum(f.stat().st_size for f in tmp_path.rglob("*.log")) < 10_000
+
+
+def test_a_pytorch_that_forges_reports_is_not_believed_beyond_its_own_checks(
+    service: Service, agent: Start, container_env: Env, fake_torch: Fake, tmp_path: Path
+) -> None:
+    forged = [
+        {"kind": "done", "data": {"part": "warmup"}},
+        {"kind": "check", "data": {"code": "gpu-visible", "phase": "done", "level": "fail"}},
+        {"kind": "check", "data": [1]},
+        7,
+    ]
+    source = (
+        "import os, json\n"
+        "for fd in range(3, 20):\n"
+        "    try:\n"
+        f"        for said in {forged!r}: os.write(fd, json.dumps(said).encode() + b'\\n')\n"
+        "        os.write(fd, b'x' * 300_000 + b'\\n{\\n')\n"
+        "    except OSError: pass\n" + MISSING
+    )
+    checks = checks_of(
+        service, agent, container_env(config(tmp_path), PYTHONPATH=str(fake_torch(source)))
+    )
+    assert checks["gpu-visible"]["level"] == "ok"
+    assert checks["torch"]["level"] == "warn"
+    assert [e["data"]["part"] for e in service.events if e["kind"] == "done"] == [
+        "checks",
+        "warmup",
+    ]
+
+
+def test_a_students_own_modules_do_not_break_the_agent(
+    service: Service, agent: Start, container_env: Env, fake_torch: Fake, tmp_path: Path
+) -> None:
+    fake = fake_torch(MISSING)
+    for name in ("json", "ssl", "selectors", "pytorch_spawner"):
+        (fake / f"{name}.py").write_text("raise RuntimeError('mine')")
+    checks = checks_of(service, agent, container_env(config(tmp_path), PYTHONPATH=str(fake)))
+    assert checks["hub-reachable"]["level"] == "ok"
+    assert checks["torch"]["level"] == "fail"
+
+
+def test_a_configuration_that_is_no_json_still_gets_checks(
+    service: Service, agent: Start, container_env: Env, fake_torch: Fake, tmp_path: Path
+) -> None:
+    env = container_env("{oops", PYTHONPATH=str(fake_torch(MISSING)), TMPDIR=str(tmp_path))
+    checks = checks_of(service, agent, env)
+    assert checks["gpu-visible"]["level"] == "unknown"
+
+
+def test_costly_checks_wait_for_lab_but_not_for_ever(service: Service) -> None:
+    env = {"JUPYTERHUB_SERVICE_URL": f"http://0.0.0.0:{service.port}/user/ana/",
+           "JUPYTERHUB_SERVICE_PREFIX": "/user/ana/"}  # fmt: skip
+    assert worker.wait_for_lab(env, 5)
+    assert [path for _, path, _ in service.requests] == ["/user/ana/api"]
+    began = time.monotonic()
+    assert not worker.wait_for_lab({"JUPYTERHUB_SERVICE_URL": "http://0.0.0.0:1/"}, 0.5)
+    assert 0.2 < time.monotonic() - began < 2
+
+
+def test_the_log_replaces_the_last_one_and_never_follows_a_link(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("keep")
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    name = f"pytorch-spawner-agent-{os.getuid()}.log"
+    (folder / name).symlink_to(victim)
+    other = tmp_path / "tmp"
+    other.mkdir()
+    (other / name).write_text("old")
+    code = (
+        "from pytorch_spawner.agent.worker import open_log, log\n"
+        f"open_log({str(folder)!r}); log('new')"
+    )
+    env = {**os.environ, "TMPDIR": str(other), "PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
+    assert victim.read_text() == "keep"
+    assert (other / name).read_text().endswith(" new\n")
+
+
+def test_an_unknown_worker_is_refused(pyz: Path) -> None:
+    done = subprocess.run([sys.executable, str(pyz), "--worker", "x"], check=False,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 2
+    assert "no worker 'x'" in done.stderr
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_report_in_the_terminal_sends_nothing(
+    pyz: Path, service: Service, container_env: Env, fake_torch: Fake, tmp_path: Path, as_json: bool
+) -> None:
+    fake = fake_torch(MISSING)
+    env = container_env(config(tmp_path), PYTHONPATH=str(fake))
+    command = [sys.executable, str(pyz), "--report", *(["--json"] if as_json else [])]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    if as_json:
+        assert [check["code"] for check in json.loads(done.stdout)] == list(CODES)
+    else:
+        assert "NOTE  torch            This image has no PyTorch." in done.stdout
+        assert "      you: Choose an image with PyTorch." in done.stdout
+    assert service.events == []
+
+
+def test_a_report_in_the_terminal_ends_with_1_when_a_check_failed(
+    pyz: Path, container_env: Env, fake_torch: Fake, tmp_path: Path
+) -> None:
+    fake = fake_torch("raise OSError('\\x1b[31mred')")
+    env = container_env(config(tmp_path), PYTHONPATH=str(fake))
+    done = subprocess.run([sys.executable, str(pyz), "--report"], env=env, check=False,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 1
+    assert "\x1b" not in done.stdout

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from tests.lab_driver import Lab
+from tests.lab_driver import Lab, running_lab
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("stopped")]
 
@@ -127,3 +127,51 @@ def test_two_servers_of_one_student_share_the_home_but_not_the_gpu(lab: Lab) -> 
     assert lab.exec("ana", "id", "-u") == lab.exec("ana", "id", "-u", server="second")
     assert len({gpu for lease in lab.leases() for gpu in lease.gpus}) == 2
     assert lab.gpus_held_twice() == []
+
+
+def test_the_sites_ca_is_in_the_container_and_every_client_is_told(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    bundle = tmp_path_factory.mktemp("ca") / "ca.pem"
+    bundle.write_text("# not a real authority\n")
+    bundle.chmod(0o600)
+    traits = {"PyTorchSpawner.ca_bundle": str(bundle)}
+    with running_lab(tmp_path_factory.mktemp("lab"), traits=traits) as lab:
+        lab.start_server("ana", {"gpus": 0})
+        ca = lab.exec("ana", "printenv", "PIP_CERT")
+        assert lab.exec("ana", "cat", ca) == "# not a real authority"
+        for variable in ("GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
+            assert lab.exec("ana", "printenv", variable) == ca
+
+
+def test_homes_under_a_bind_root_are_made_private_and_a_strangers_is_refused(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    root = tmp_path_factory.mktemp("homes")
+    (root / "bo").mkdir()  # belongs to root, not to bo
+    (root / "eve").symlink_to("/etc")
+    traits = {"PyTorchSpawner.home_root": str(root)}
+    with running_lab(tmp_path_factory.mktemp("lab"), traits=traits) as lab:
+        lab.start_server("ana", {"gpus": 0})
+        uid = int(lab.exec("ana", "id", "-u"))
+        made = (root / "ana").stat()
+        assert (made.st_uid, made.st_mode & 0o777) == (uid, 0o700)
+        for stranger in ("bo", "eve"):
+            lab.add_users(stranger)
+            answer = lab.spawn(stranger, {"gpus": 0})
+            assert answer.status_code == 500
+            assert "does not belong to you" in answer.json()["message"]
+        assert (root / "bo").stat().st_uid == 0, "what it did not make it did not touch"
+
+
+def test_without_an_engine_a_start_says_so_and_leaks_nothing(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    traits = {"PyTorchSpawner.client_kwargs": {"base_url": "unix:///nowhere/docker.sock"}}
+    with running_lab(tmp_path_factory.mktemp("lab"), traits=traits) as lab:
+        lab.add_users("ana")
+        answer = lab.spawn("ana")
+        assert answer.status_code == 503
+        assert "The Docker Engine does not answer" in answer.json()["message"]
+        lab.wait_until(lambda: not lab.leases(), 40, "the lease stayed")
+        assert lab.api("GET", "users/ana").json()["servers"] == {}

@@ -88,7 +88,7 @@ class Lab:
 
     async def image_names(self, container: str, image: str, lane: str) -> tuple[str, str]:
         """An image's /etc/passwd and /etc/group, read once per image id."""
-        client = self.client
+        client = await asyncio.to_thread(lambda: self.client)
         image_id = str(
             (await self._in_lane(lane, lambda: client.inspect_container(container)))["Image"]
         )
@@ -202,7 +202,8 @@ class Lab:
         self, places: Sequence[engine.Place], who: identity.Identity, image: str, lane: str
     ) -> bool:
         """Make homes and caches that were not made before; returns whether there was any."""
-        client = self.client
+        # The first connection may wait for an engine that hangs: never on the event loop.
+        client = await asyncio.to_thread(lambda: self.client)
         labels = {plan.LABEL + "hub": self.hub + "-helper"}
 
         def missing() -> list[tuple[engine.Place, str]]:

@@ -25,6 +25,7 @@ from pytorch_spawner.adapters.readiness import answers
 from pytorch_spawner.core import identity, plan, request
 from pytorch_spawner.core.failures import explain_exit
 from pytorch_spawner.core.gpus import Gpu, parse_inventory
+from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.scheduling import choose
 from pytorch_spawner.errors import ContainerDied, EngineRefused, LabError, NotReadyInTime
 from pytorch_spawner.failpoints import reach
@@ -769,10 +770,9 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
                 for entry in await self.lab.read_events(self._start, seen):
                     seen = entry.seq
                     shown = max(shown, _PROGRESS.get(str(entry.data.get("stage")), shown))
-                    message = entry.data.get("message") if entry.kind == "start" else ""
                     yield {
                         "progress": shown,
-                        "message": message or f"{entry.kind}",
+                        "message": _told(entry),
                         "lab": entry.as_json(),
                     }
             await asyncio.sleep(_JOURNAL_POLL_S)
@@ -786,6 +786,12 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
     def clear_state(self) -> None:
         super().clear_state()
         self._plan = None
+
+
+def _told(entry: Event) -> str:
+    """A line for the hub's own pages, which set it as text, never as HTML; "" says nothing."""
+    said = entry.data.get("message" if entry.kind == "start" else "sentence", "")
+    return str(said)[:300] if entry.kind in ("start", "check") else ""
 
 
 _PROGRESS = {"requested": 5, "gpu": 15, "home": 25, "image": 30, "container": 50, "lab": 95}

@@ -30,7 +30,12 @@ from sqlalchemy.orm import Session
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
 from pytorch_spawner.core.identity import Identity, next_uid
 from pytorch_spawner.core.journal import MAX_EVENTS_A_START, Event
-from pytorch_spawner.errors import IdentityConflict, InvalidEvent, LedgerUnavailable
+from pytorch_spawner.errors import (
+    IdentityConflict,
+    InvalidEvent,
+    LedgerUnavailable,
+    NoGpuAvailable,
+)
 from pytorch_spawner.ledger.models import (
     DeviceRow,
     EventRow,
@@ -294,8 +299,21 @@ class Ledger:
                 raises, in which case nothing changes.
 
         Raises:
+            NoGpuAvailable: Another process took one of them first; nothing was written.
             LedgerUnavailable: Nothing was written.
         """
+        try:
+            return self._take_lease(start, choose)
+        except IntegrityError as error:
+            raise NoGpuAvailable(
+                "Somebody else took this GPU a moment ago. Try again, or start without a GPU.",
+                wanted=int(start.request.get("gpus", 1)),
+                free=0,
+            ) from error
+
+    def _take_lease(
+        self, start: Start, choose: Callable[[frozenset[GpuUuid]], tuple[Gpu, ...]]
+    ) -> Lease:
         with self._transaction() as session:
             self._release(session, start.hub, start.username, start.servername, "superseded")
             held = frozenset(

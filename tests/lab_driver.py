@@ -210,8 +210,7 @@ class Lab:
         path = f"users/{requests.utils.quote(user, safe='')}/server" + (
             f"s/{server}" if server else ""
         )
-        # Without options JupyterHub repeats the last start's, so a test always says what it wants.
-        return self.api("POST", path, json={"gpus": 1} if options is None else options)
+        return self.api("POST", path, json=options or {})
 
     def start_server(
         self,

@@ -135,5 +135,10 @@ def test_a_busy_lab_tells_the_student_at_once(lab: Lab, page: Page) -> None:
     log_in(page, lab, f"late{page.viewport_size['width']}")
     expect(page.get_by_text(re.compile("All GPUs are in use")).first).to_be_visible()
     picture(page, "5-busy")
+    page.get_by_role("link", name="Start without a GPU").click()
+    late = f"late{page.viewport_size['width']}"
+    lab.wait_ready(late, timeout_s=30)
+    assert all(lease.username != late for lease in lab.leases())
+    lab.stop_server(late)
     lab.stop_server("bo")
     lab.stop_server("eve")

@@ -75,6 +75,13 @@ def test_a_server_without_a_gpu_sees_none_and_is_told_so(lab: Lab) -> None:
     assert lab.leases() == ()
 
 
+def test_a_start_that_says_nothing_gets_the_default_and_not_the_last_choice(lab: Lab) -> None:
+    lab.start_server("ana", {"gpus": 0})
+    lab.stop_server("ana")
+    lab.start_server("ana")
+    assert len(lab.leases()) == 1
+
+
 def test_limits_are_set(lab: Lab) -> None:
     lab.start_server("ana", {"gpus": 0})
     host = lab.container("ana").attrs["HostConfig"]

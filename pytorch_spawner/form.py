@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from pytorch_spawner.core.request import Offer
 
-if TYPE_CHECKING:
-    from pytorch_spawner.spawner import PyTorchSpawner
+
+class Asks(Protocol):
+    """What the form needs of a spawner."""
+
+    ask_options: str
+
+    async def offer(self) -> Offer:
+        """What may be asked for."""
 
 
-async def render_form(spawner: PyTorchSpawner) -> str:
+async def render_form(spawner: Asks) -> str:
     """Return the form's HTML; "" (start at once) where there is nothing to choose."""
     offer = await spawner.offer()
     has_choice = len(offer.images) > 1 or offer.max_gpus > 1 or len(offer.pools) > 1

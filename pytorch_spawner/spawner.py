@@ -406,8 +406,8 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
         wanted = self._request
         if wanted is None:
             raise RuntimeError("apply_user_options left no request")
-        # JupyterHub repeats the last start's options for one that says nothing. Whoever once started
-        # without a GPU, because all were in use, would never get one again.
+        # JupyterHub repeats the last start's options for one that says nothing. Whoever once
+        # started without a GPU, because all were in use, would never get one again.
         self.orm_spawner.user_options = {}
         async with self._failures_told():
             self._start = await self.lab.begin_start(self.user.name, self.name, wanted)

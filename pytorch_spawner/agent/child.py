@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import selectors
 import signal
@@ -75,8 +76,8 @@ def run(
     job: Mapping[str, Any],
     receive: Callable[[str, Dict[str, Any]], None],
     *,
-    idle_s: float = float("inf"),
-    total_s: float = float("inf"),
+    idle_s: Callable[[], float] = lambda: math.inf,
+    total_s: float = math.inf,
 ) -> Ended:
     """Run a worker process to its end or to a deadline, then kill what is left of its group.
 
@@ -84,7 +85,7 @@ def run(
         role: Key of ``worker.ROLES``.
         job: JSON object it reads from its standard input; at most 60 KiB.
         receive: Called with (kind, data) for every event it reports.
-        idle_s: Longest silence between two events.
+        idle_s: Asked for the longest silence, in seconds, that is fine at the moment.
         total_s: Longest life.
     """
     reading, writing = os.pipe()
@@ -113,7 +114,7 @@ def _follow(
     process: subprocess.Popen[bytes],
     results: int,
     receive: Callable[[str, Dict[str, Any]], None],
-    idle_s: float,
+    idle_s: Callable[[], float],
     total_s: float,
 ) -> Tuple[bool, bytes]:
     """Read both pipes until the results end, the process does, or a deadline passes."""
@@ -143,7 +144,7 @@ def _follow(
             now = time.monotonic()
             if (gone and not ready) or not selector.get_map():
                 return True, tail
-            if now - heard > idle_s or now - began > total_s:
+            if now - heard > idle_s() or now - began > total_s:
                 return False, tail
 
 

@@ -110,9 +110,13 @@ class Evidence:
 def clear() -> None:
     """Forget compiled code in memory and set the counters to zero; the disk's cache stays."""
     import torch._dynamo
+    import torch._inductor.utils
     from torch._dynamo.utils import counters
 
     torch._dynamo.reset()
+    forget = getattr(torch._inductor.utils, "clear_caches", None)  # torch 2.8 and newer
+    if forget is not None:
+        forget()
     counters.clear()
 
 

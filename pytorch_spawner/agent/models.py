@@ -116,4 +116,4 @@ def train_step(torch: Any, run: Any, work: Workload, optimizer: Any) -> float:
     loss = torch.nn.functional.cross_entropy(run(work.x), work.y)
     loss.backward()
     optimizer.step()
-    return float(loss)
+    return float(loss.detach())

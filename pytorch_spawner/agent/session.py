@@ -15,6 +15,9 @@ from pytorch_spawner.agent.config import Config, as_job
 from pytorch_spawner.agent.report import Send
 from pytorch_spawner.agent.warmup import SAMPLE_S
 
+# A C++ compiler at low priority takes a minute on a machine where a whole class starts at once.
+_COMPILE_PATIENCE = 3
+
 
 @dataclass
 class Findings:
@@ -104,25 +107,28 @@ def _cheap_checks(config: Config, tell: Send) -> gpus.Driver:
 
 def _torch_checks(config: Config, driver: gpus.Driver, findings: Findings, tell: Send) -> None:
     began = time.monotonic()
+    patience_s = config.check_deadline_s
 
     def receive(kind: str, data: Dict[str, Any]) -> None:
-        nonlocal began
+        nonlocal began, patience_s
         began = time.monotonic()
         if kind == "check" and data.get("code") in TORCH_CODES:
+            patient = data["code"] == "compile"
+            patience_s = config.check_deadline_s * (_COMPILE_PATIENCE if patient else 1)
             tell(kind, data)
 
     ended = child.run(
         "torch-checks",
         {"config": as_job(config), "cuda": driver.cuda},
         receive,
-        idle_s=config.check_deadline_s,
+        idle_s=lambda: patience_s,
     )
     left = [code for code in TORCH_CODES if code not in findings.levels]
     for index, code in enumerate(left):
         if index:
             why = outcome("unknown", "Not checked, because the check before it did not end.")
         elif ended.late:
-            why = diagnose.no_answer(config.check_deadline_s)
+            why = diagnose.no_answer(patience_s)
         else:
             why = _died(ended)
         tell("check", done(code, why, 0.0 if index else time.monotonic() - began))

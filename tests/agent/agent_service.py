@@ -7,7 +7,24 @@ import threading
 import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+# A module of this text, named torch, makes an image without PyTorch out of any Python.
+MISSING = "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
+
+
+def processes_with(text: str) -> dict[int, str]:
+    """Command lines, by process id, of running processes whose environment holds a text."""
+    found = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if text.encode() in (folder / "environ").read_bytes():
+                line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                found[int(folder.name)] = line
+        except OSError:
+            continue
+    return found
 
 
 class Service:

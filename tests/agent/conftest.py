@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_service import Service
+from agent_service import MISSING, Service, processes_with
 
 from pytorch_spawner.agent.bundle import build
 
@@ -44,8 +46,14 @@ def fake_torch(tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def container_env(tmp_path: Path, service: Service) -> Callable[..., dict[str, str]]:
-    """An environment as the spawner makes it, with every server it names being ``service``."""
+def container_env(tmp_path: Path, service: Service) -> Iterator[Callable[..., dict[str, str]]]:
+    """An environment as the spawner makes it, with every server it names being ``service``.
+
+    Its image has no PyTorch. Detached workers that still run afterwards are ended.
+    """
+    without = tmp_path / "without"
+    without.mkdir()
+    (without / "torch.py").write_text(MISSING)
 
     def make(config: Mapping[str, Any] | str | None = None, **more: str) -> dict[str, str]:
         home = tmp_path / "home"
@@ -61,10 +69,14 @@ def container_env(tmp_path: Path, service: Service) -> Callable[..., dict[str, s
             "JUPYTERHUB_API_URL": f"{service.url}/hub/api",
             "JUPYTERHUB_SERVICE_URL": f"http://0.0.0.0:{service.port}/user/ana/",
             "JUPYTERHUB_SERVICE_PREFIX": "/user/ana/",
+            "PYTHONPATH": str(without),
             **more,
         }
 
-    return make
+    yield make
+    for pid in processes_with(str(tmp_path)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytorch_spawner.agent import session, warmup
+from pytorch_spawner.agent import evidence, session, warmup
 from pytorch_spawner.agent.config import Config
 from pytorch_spawner.agent.session import Findings
 
@@ -60,6 +60,14 @@ def test_a_warm_up_that_hangs_or_dies_is_ended_with_a_sentence(
     assert [(kind, data.get("message")) for kind, data in sent[1:]] == [
         ("warmup", message), ("done", None),
     ]  # fmt: skip
+
+
+def test_a_cache_that_keeps_nothing_is_told() -> None:
+    compiled, again = (evidence.Evidence(1, 1, 1, (), 0, 2) for _ in range(2))
+    assert "did not keep it" in warmup._note(compiled, again)
+    assert warmup._note(compiled, evidence.Evidence(1, 1, 1, (), 2, 0)) == ""
+    broken = evidence.Evidence(2, 2, 2, ("call to print",), 0, 2)
+    assert warmup._note(broken, again) == "Not compiled as a whole: call to print"
 
 
 def test_it_runs_only_when_nobody_else_wants_the_cpu() -> None:

@@ -12,12 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_service import Service
+from agent_service import MISSING, Service, processes_with
 
 from pytorch_spawner.agent import worker
 from pytorch_spawner.agent.codes import CODES, TORCH_CODES
 
-MISSING = "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
 Env = Callable[..., dict[str, str]]
 Start = Callable[[dict[str, str]], "subprocess.Popen[bytes]"]
 Fake = Callable[[str], Path]
@@ -74,19 +73,22 @@ def test_a_pytorch_that_hangs_is_stopped_and_the_rest_is_not_checked(
     assert 0.9 < checks["torch"]["seconds"] < 4
     assert checks["compile"]["level"] == "unknown"
     time.sleep(0.2)
-    assert "--worker torch-checks" not in processes_with(str(tmp_path))
+    assert not [line for line in processes_with(str(tmp_path)).values() if "torch-checks" in line]
 
 
-def processes_with(text: str) -> str:
-    """Command lines of running processes whose environment holds a text."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if text.encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return "\n".join(found)
+def test_compiling_may_take_three_times_as_long_as_another_check(
+    service: Service, agent: Start, container_env: Env, fake_torch: Fake, tmp_path: Path
+) -> None:
+    # As much of torch as the checks before "compile" need on a CPU, or make fail.
+    fake = fake_torch(
+        "import time\n__version__ = '2'\n"
+        "class version: cuda = None\n"
+        "def __getattr__(name):\n    raise AttributeError(name) if name != 'compile' else Late()\n"
+        "class Late(BaseException):\n    def __init__(self): time.sleep(60)\n"
+    )
+    env = container_env(config(tmp_path, checks={"deadline_s": 0.5}), PYTHONPATH=str(fake))
+    checks = checks_of(service, agent, env)
+    assert checks["compile"]["sentence"] == "This check did not answer within 1.5 s."
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,127 @@
+"""The lab image, as the spawner runs it: any uid, no capability, nothing left of its build."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.docker
+
+ROOT = Path(__file__).resolve().parents[2]
+MOST_BYTES = 3_200_000_000  # of the CPU variant
+BEGINNING = "-----BEGIN CERTIFICATE-----"
+
+
+def inside(image: str, script: str, *, uid: int = 0, given: str = "") -> str:
+    options = f"--rm --interactive --network none --user {uid}:{uid} --cap-drop ALL"
+    done = subprocess.run(
+        ["docker", "run", *options.split(), "--env", "HOME=/tmp", image, "sh", "-c", script],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def of_image(image: str, template: str) -> str:
+    words = ["docker", "image", "inspect", "--format", template, image]
+    return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.slow
+def test_an_arbitrary_uid_finds_all_that_a_server_needs(lab_image: str) -> None:
+    done = subprocess.run(
+        [ROOT / "share/images/smoke", lab_image], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stdout
+    assert "54321" in done.stdout
+    assert "FAILED" not in done.stdout
+
+
+def test_a_student_can_install_into_the_home_and_nowhere_else(lab_image: str) -> None:
+    script = """
+        python3 -c 'import site; print(site.ENABLE_USER_SITE, site.getusersitepackages())'
+        test ! -w /opt/lab/lib/python3.11/site-packages && echo read-only
+    """
+    assert inside(lab_image, script, uid=54321).splitlines() == [
+        "True /tmp/.local/lib/python3.11/site-packages",
+        "read-only",
+    ]
+
+
+def test_what_a_student_installs_cannot_break_the_servers_start(lab_image: str) -> None:
+    script = """
+        at=/tmp/.local/lib/python3.11/site-packages
+        mkdir -p $at && echo 'raise SystemExit("broken by the home")' > $at/traitlets.py
+        cp $at/traitlets.py $at/tornado.py
+        jupyterhub-singleuser --version
+    """
+    assert inside(lab_image, script, uid=54321).split(".")[0].isdigit()
+
+
+def test_nothing_is_left_of_the_build(lab_image: str) -> None:
+    script = """
+        find /var/lib/apt/lists /var/cache/apt -type f 2>/dev/null
+        find /root -name .cache -o -name .npm
+        find /tmp /var/tmp -mindepth 1
+        find /opt/lab -name '*.whl' -not -path '*/site-packages/*'
+        ls -d /wheels/* /etc/pip.conf /root/.config/pip /root/.pip 2>/dev/null || true
+    """
+    left = inside(lab_image, script).splitlines()
+    # A bind mount's mount point may stay behind; it must be empty.
+    assert [line for line in left if line not in ("/etc/pip.conf",)] == []
+    assert inside(lab_image, "cat /etc/pip.conf 2>/dev/null || true").strip() == ""
+
+
+def test_the_sites_certificates_are_in_no_layer(lab_image: str) -> None:
+    history = subprocess.run(
+        ["docker", "history", "--no-trunc", lab_image], capture_output=True, text=True, check=True
+    ).stdout
+    environment = of_image(lab_image, "{{json .Config.Env}}")
+    assert BEGINNING not in history
+    assert "CERT" not in environment
+    assert "PIP_" not in environment
+    assert inside(lab_image, "cat /run/ca.pem 2>/dev/null || true") == ""
+    # What the machine's own bundle has and Debian's package does not is the site's.
+    site = os.environ.get("LAB_CA") or os.environ.get("PIP_CERT")
+    if not site or not Path(site).is_file():
+        return
+    lines = {line for line in Path(site).read_text().splitlines() if len(line) == 64}
+    shipped = inside(lab_image, "cat /etc/ssl/certs/ca-certificates.crt").splitlines()
+    places = "/etc /root /run /tmp /usr/local /var /opt/lab/bin /opt/lab/etc /opt/lab/share"
+    own = "\n".join(lines - set(shipped))
+    assert not own or inside(lab_image, f"grep -rlFf - {places} || true", given=own) == ""
+
+
+def test_python_finds_its_bytecode_and_writes_none(lab_image: str) -> None:
+    script = """python3 - <<'PY'
+import importlib.util, os
+for name in ("torch", "numpy", "jupyterlab", "jupyterhub.singleuser.app", "tornado.web", "json"):
+    cached = importlib.util.find_spec(name).cached
+    print(name, os.path.exists(cached))
+PY"""
+    assert [line.split()[1] for line in inside(lab_image, script, uid=54321).splitlines()] == (
+        ["True"] * 6
+    )
+
+
+def test_its_slow_imports_are_gone_and_its_dependencies_still_agree(lab_image: str) -> None:
+    # rfc3987_syntax builds a parser for seconds at import; the recipe says why it may go.
+    script = "python3 -c 'import jsonschema, jupyter_events, sys; print(\"lark\" in sys.modules)'"
+    assert inside(lab_image, script, uid=54321) == "False\n"
+
+
+def test_its_size_and_labels(lab_image: str) -> None:
+    labels = '{{index .Config.Labels "org.pytorch-spawner.image.%s"}}'
+    variant = of_image(lab_image, labels % "variant")
+    if variant == "cpu" and "+cpu" in of_image(lab_image, labels % "torch"):
+        assert int(of_image(lab_image, "{{.Size}}")) < MOST_BYTES
+    version = inside(lab_image, "python3 -c 'import torch; print(torch.__version__)'").strip()
+    assert of_image(lab_image, labels % "torch") == version
+    assert of_image(lab_image, "{{json .Config.Entrypoint}}") == '["tini","-g","--"]'
+    assert of_image(lab_image, "{{json .Config.Cmd}}") == '["jupyterhub-singleuser"]'

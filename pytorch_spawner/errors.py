@@ -51,6 +51,12 @@ class NoGpuAvailable(LabError):
         self.free = free
 
 
+class StartIsOver(LabError):
+    """The start ended, by a cancel or a newer start, before it got what it asked for."""
+
+    code = "start-is-over"
+
+
 class NoGpuInjection(LabError):
     """The engine has no way to put a GPU into a container (neither CDI nor NVIDIA's runtime)."""
 

@@ -6,6 +6,7 @@ its least scopes, the role that lets users reach it, and the templates of the pe
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ def add_lab(
     hub_id: str | None = None,
     base_url: str = "/",
     reconcile_s: float = 30.0,
+    client_kwargs: dict[str, Any] | None = None,
 ) -> None:
     """Add spawner, service, roles and templates to a hub's configuration.
 
@@ -39,6 +41,8 @@ def add_lab(
         hub_id: See ``PyTorchSpawner.hub_id``.
         base_url: The hub's own ``JupyterHub.base_url``.
         reconcile_s: Seconds between two reconciles.
+        client_kwargs: How hub and service reach the engine (docker-py's APIClient); None means as
+            the environment says (DOCKER_HOST).
     """
     ledger_url = ledger_url or f"sqlite:///{Path.cwd() / 'pytorch-spawner.sqlite'}"
     hub_id = hub_id or "lab"
@@ -46,6 +50,8 @@ def add_lab(
     config.JupyterHub.spawner_class = "pytorch_spawner.spawner.PyTorchSpawner"
     config.PyTorchSpawner.ledger_url = ledger_url
     config.PyTorchSpawner.hub_id = hub_id
+    if client_kwargs:
+        config.PyTorchSpawner.client_kwargs = client_kwargs
     config.PyTorchSpawner.lab_url = f"{address.rstrip('/')}{base_url}services/{SERVICE}/"
     _append(config.JupyterHub, "template_paths", hub_templates_dir())
     _append(
@@ -67,6 +73,7 @@ def add_lab(
                 "PYTORCH_SPAWNER_LEDGER": ledger_url,
                 "PYTORCH_SPAWNER_HUB_ID": hub_id,
                 "PYTORCH_SPAWNER_RECONCILE_S": str(reconcile_s),
+                "PYTORCH_SPAWNER_CLIENT_KWARGS": json.dumps(client_kwargs or {}),
                 **{
                     name: os.environ[name]
                     for name in ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
@@ -88,12 +95,25 @@ def add_lab(
         config.JupyterHub,
         "load_roles",
         {"name": "lab-service", "services": [SERVICE], "scopes": _SCOPES},
-        # The built-in role "user" is redefined with what it has and the one scope more, which every
-        # supported version understands.
-        {"name": "user", "scopes": ["self", f"access:services!service={SERVICE}"]},
     )
+    _let_users_in(config.JupyterHub, f"access:services!service={SERVICE}")
     # A hub that restarts must not stop trainings.
     config.JupyterHub.setdefault("cleanup_servers", False)
+
+
+def _let_users_in(hub: Any, scope: str) -> None:
+    """Give the role "user" one scope more; a role that the site defined itself is extended.
+
+    A role must not be defined twice, and one that is defined makes JupyterHub 6 ignore
+    extra_user_scopes, so those move into it.
+    """
+    for role in hub.load_roles:
+        if role["name"] == "user":
+            role["scopes"] = [*role.get("scopes", ["self"]), scope]
+            return
+    extra = hub.get("extra_user_scopes")
+    own = sorted(extra) if isinstance(extra, (set, list, tuple)) else []
+    _append(hub, "load_roles", {"name": "user", "scopes": ["self", *own, scope]})
 
 
 def listen_address(config: Any) -> tuple[str, int]:

@@ -10,7 +10,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar, TypeVar
 
 from pytorch_spawner.adapters import engine, nvml, passwd
@@ -45,7 +46,11 @@ class Lab:
         self._client_kwargs = dict(client_kwargs)
         self._ledger: Ledger | None = None
         self._client: Any = None
-        self._opening = threading.Lock()  # protects _ledger and _client
+        # Of their own, so that an engine that hangs holds up neither the journal nor what else uses
+        # asyncio's default threads, such as the hub's own name look-ups.
+        self._ledger_threads = ThreadPoolExecutor(8, thread_name_prefix="ledger")
+        self._opening_ledger = threading.Lock()  # protects _ledger
+        self._connecting = threading.Lock()  # protects _client
         self._inventory: tuple[float, Any, Inventory] | None = None
         self._injection: tuple[float, plan.Injection] | None = None
         self._names: dict[str, tuple[str, str]] = {}
@@ -65,7 +70,7 @@ class Lab:
     @property
     def client(self) -> Any:
         """docker-py's client, connected on first use and kept."""
-        with self._opening:
+        with self._connecting:
             if self._client is None:
                 self._client = engine.connect(self._client_kwargs)
             return self._client
@@ -88,12 +93,12 @@ class Lab:
 
     async def image_names(self, container: str, image: str, lane: str) -> tuple[str, str]:
         """An image's /etc/passwd and /etc/group, read once per image id."""
-        client = await asyncio.to_thread(lambda: self.client)
+        client = await self.in_lane(lane, lambda: self.client)
         image_id = str(
-            (await self._in_lane(lane, lambda: client.inspect_container(container)))["Image"]
+            (await self.in_lane(lane, lambda: client.inspect_container(container)))["Image"]
         )
         if image_id not in self._names:
-            self._names[image_id] = await self._in_lane(
+            self._names[image_id] = await self.in_lane(
                 lane,
                 lambda: (
                     engine.read_file(client, container, "/etc/passwd"),
@@ -102,7 +107,7 @@ class Lab:
             )
         return self._names[image_id]
 
-    async def _in_lane(self, lane: str, call: Callable[[], T]) -> T:
+    async def in_lane(self, lane: str, call: Callable[[], T]) -> T:
         return await asyncio.wrap_future(self.lanes.submit(lane, call))
 
     @property
@@ -140,14 +145,16 @@ class Lab:
         Raises:
             LedgerUnavailable: It cannot be opened; tried again at the next call.
         """
-        with self._opening:
+        with self._opening_ledger:
             if self._ledger is None:
                 self._ledger = Ledger.open(self._ledger_url)
             return self._ledger
 
     async def call(self, function: Callable[[Ledger], T]) -> T:
         """Run one of the ledger's transactions in a thread."""
-        return await asyncio.to_thread(lambda: function(self.ledger()))
+        return await asyncio.get_running_loop().run_in_executor(
+            self._ledger_threads, lambda: function(self.ledger())
+        )
 
     async def begin_start(self, username: str, servername: str, wanted: Request) -> Start:
         """Write down that a server starts."""
@@ -166,13 +173,15 @@ class Lab:
         """Release what a server held and close its journal; after its container is gone."""
 
         def close(ledger: Ledger) -> None:
-            ledger.release(self.hub, username, servername, "stopped")
+            # The end first: from then on a thread of this start that is still under way takes
+            # nothing any more.
             last = start or ledger.latest_start(self.hub, username, servername)
             if last is not None and ledger.end_start(last.id, "stopped"):
                 ledger.append_events(
                     last.id,
                     [("start", {"stage": "stopped", "message": "Your server is stopped."})],
                 )
+            ledger.release(self.hub, username, servername, "stopped")
 
         await self.call(close)
 
@@ -199,11 +208,17 @@ class Lab:
         return identity.identity_from_mapping(said, "passwd", username)
 
     async def prepare(
-        self, places: Sequence[engine.Place], who: identity.Identity, image: str, lane: str
+        self,
+        places: Sequence[engine.Place],
+        who: identity.Identity,
+        image: str,
+        lane: str,
+        *,
+        pull: Callable[[], Awaitable[None]],
     ) -> bool:
         """Make homes and caches that were not made before; returns whether there was any."""
         # The first connection may wait for an engine that hangs: never on the event loop.
-        client = await asyncio.to_thread(lambda: self.client)
+        client = await self.in_lane(lane, lambda: self.client)
         labels = {plan.LABEL + "hub": self.hub + "-helper"}
 
         def missing() -> list[tuple[engine.Place, str]]:
@@ -218,10 +233,11 @@ class Lab:
                     found.append((place, born))
             return found
 
-        todo = await self._in_lane(lane, missing)
+        todo = await self.in_lane(lane, missing)
         if not todo:
             return False
-        await self._in_lane(
+        await pull()
+        await self.in_lane(
             lane,
             lambda: engine.prepare_places(
                 client, image, [place for place, _ in todo], who.uid, who.gid, labels

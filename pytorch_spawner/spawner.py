@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from docker.errors import APIError, DockerException
+from docker.errors import APIError, DockerException, NotFound
 from dockerspawner import DockerSpawner
 from jupyterhub.utils import maybe_future
 from traitlets import Bool, Dict, Enum, Float, Integer, List, Tuple, Unicode, default, validate
@@ -406,9 +406,6 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
         wanted = self._request
         if wanted is None:
             raise RuntimeError("apply_user_options left no request")
-        # JupyterHub repeats the last start's options for one that says nothing. Whoever once
-        # started without a GPU, because all were in use, would never get one again.
-        self.orm_spawner.user_options = {}
         async with self._failures_told():
             self._start = await self.lab.begin_start(self.user.name, self.name, wanted)
             reach("start-written")
@@ -421,7 +418,9 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
             await self._tell("gpu", "This server runs without a GPU.", gpus=[], share="none")
             return "", ()
         inventory = await self.lab.inventory(tuple(map(_frozen, self.inventory)))
-        running = await asyncio.to_thread(self.lab.occupied_by_others, self.user.name, self.name)
+        running = await self.lab.in_lane(
+            self.object_name, lambda: self.lab.occupied_by_others(self.user.name, self.name)
+        )
         start = self._start
         if start is None:
             raise RuntimeError("no start")
@@ -501,7 +500,9 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
         who = await self._identity()
         volumes = await self._prepare_places(who)
         injection = (
-            await asyncio.to_thread(self.lab.injection) if self._gpus else plan.Injection("none")
+            await self.lab.in_lane(self.object_name, self.lab.injection)
+            if self._gpus
+            else plan.Injection("none")
         )
         subject = plan.Subject(
             hub=self.hub_id,
@@ -557,8 +558,10 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
             else engine.Place(volume=f"{self.hub_id}-home-{owner}")
         )
         cache = engine.Place(volume=f"{self.hub_id}-cache-{owner}")
+        # Never the image that the student chose: the helper runs as root beside every home.
+        helper = self.helper_image or next(iter(self.images.values()), self.image)
         made = await self.lab.prepare(
-            (home, cache), who, self.helper_image or self.image, self.object_name
+            (home, cache), who, helper, self.object_name, pull=lambda: self.pull_image(helper)
         )
         if made:
             await self._tell("home", "Your home directory is ready.")
@@ -689,7 +692,7 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
 
     async def _log_tail(self) -> tuple[str, ...]:
         raw = await self.docker("logs", self.object_id, tail=40)
-        return tuple(raw.decode("utf-8", "replace").splitlines())
+        return engine.tail_of(raw)
 
     async def get_url(self) -> str:
         """Where the server is now: a container's address changes when it or the engine restarts."""
@@ -700,6 +703,20 @@ class PyTorchSpawner(DockerSpawner):  # type: ignore[misc]
         except (APIError, DockerException, KeyError, TypeError, RuntimeError):
             return stored
         return f"http://{ip}:{port}{self.server.base_url}" if ip else stored
+
+    async def get_object(self) -> Any:
+        """Look for the container by name; only "not found" means that there is none.
+
+        DockerSpawner takes an engine's error 500 for a container that is gone, and the hub would
+        end a training for it.
+        """
+        try:
+            found = await self.docker("inspect_container", self.object_name)
+        except NotFound:
+            self.object_id = ""
+            return None
+        self.object_id = found[self.object_id_key]
+        return found
 
     async def poll(self) -> Any:
         """None while the container runs, or while the engine cannot say otherwise.
@@ -803,6 +820,10 @@ _PROGRESS = {"requested": 5, "gpu": 15, "home": 25, "image": 30, "container": 50
 async def _apply_user_options(spawner: PyTorchSpawner, options: Mapping[str, Any]) -> None:
     """Check the options of a start, however they came; refuse with a sentence."""
     spawner._start = None
+    # JupyterHub repeats the last start's options for one that says nothing. Whoever once started
+    # without a GPU because all were in use would never get one again, and what was refused once
+    # would be refused for ever.
+    spawner.orm_spawner.user_options = {}
     try:
         spawner._request = request.parse(options or {}, await spawner.offer())
     except LabError as error:

@@ -22,6 +22,11 @@ def _docker_trouble() -> str:
         return "no Docker Engine answers"
     if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True).returncode:
         return f"the image {IMAGE} is not built (share/images/build)"
+    if os.geteuid():
+        return "not root: the simulated GPUs are described in /etc/cdi"
+    ask = ["docker", "info", "--format", "{{json .CDISpecDirs}}"]
+    if '"/etc/cdi"' not in subprocess.run(ask, capture_output=True, text=True).stdout:
+        return "this Docker Engine has no CDI (28.2 or newer has)"
     return ""
 
 

@@ -166,10 +166,11 @@ def find_injection(client: Any) -> Injection:
         for device in info.get("DiscoveredDevices") or ()
         if device.get("Source") == "cdi"
     )
+    has_runtime = "nvidia" in (info.get("Runtimes") or {})
     if discovered:
-        return Injection("cdi", discovered)
-    if "nvidia" in (info.get("Runtimes") or {}):
-        return Injection("nvidia")
+        return Injection("cdi", discovered, has_runtime=has_runtime)
+    if has_runtime:
+        return Injection("nvidia", has_runtime=True)
     if info.get("CDISpecDirs") and "DiscoveredDevices" not in info and _major(info) < 28:
         # CDI is switched on, but this engine does not list its devices.
         return Injection("cdi")
@@ -229,9 +230,13 @@ def ending(client: Any, container: str) -> Ending | None:
             raw = client.logs(container, tail=_LOG_LINES, stdout=True, stderr=True)
         except NotFound:
             return Ending(0, was_out_of_memory=False, log_tail=("The container was removed.",))
+    return Ending(int(state.get("ExitCode", 0)), bool(state.get("OOMKilled")), tail_of(raw))
+
+
+def tail_of(raw: bytes | str) -> tuple[str, ...]:
+    """The last lines of a container's log, each cut: together they fit into one event."""
     text = raw.decode("utf-8", "replace") if isinstance(raw, bytes) else str(raw)
-    lines = tuple(line[:_LOG_LINE_CHARS] for line in text.splitlines()[-_LOG_LINES:])
-    return Ending(int(state.get("ExitCode", 0)), bool(state.get("OOMKilled")), lines)
+    return tuple(line[:_LOG_LINE_CHARS] for line in text.splitlines()[-_LOG_LINES:])
 
 
 def put_files(client: Any, container: str, files: Mapping[str, tuple[bytes, int]]) -> None:

@@ -42,11 +42,23 @@ class Injection:
         kind: "cdi", "nvidia" (the toolkit's runtime) or "none".
         devices: CDI names that the engine lists; empty where it does not tell (before Engine 28).
         reason: Why there is no way; "" when there is one.
+        has_runtime: The toolkit's runtime is there too, for GPUs that no CDI specification names.
     """
 
     kind: str
     devices: frozenset[str] = frozenset()
     reason: str = ""
+    has_runtime: bool = False
+
+    def for_gpus(self, gpus: tuple[Gpu, ...]) -> Injection:
+        """The way for these GPUs: CDI where it lists them all, else the runtime if there is one.
+
+        Older toolkits name devices by index only, and other vendors' devices are listed too.
+        """
+        names = {gpu.qualified_cdi_name for gpu in gpus}
+        if self.kind == "cdi" and self.has_runtime and not names <= self.devices:
+            return Injection("nvidia", has_runtime=True)
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +175,7 @@ def build(
     Raises:
         NoGpuInjection: GPUs are leased, but the engine has no way to give them.
     """
+    injection = injection.for_gpus(gpus)
     labels = {
         LABEL + "hub": subject.hub,
         LABEL + "server": f"{subject.username}/{subject.servername}",
@@ -292,6 +305,15 @@ def _environment(
     return environment
 
 
+def _as_mapping(environment: Any) -> dict[str, str]:
+    """Docker takes variables as a mapping or as a list of NAME=value."""
+    if isinstance(environment, (list, tuple)):
+        return {
+            name: value for name, _, value in (str(item).partition("=") for item in environment)
+        }
+    return dict(environment or {})
+
+
 def merge(
     plan: ContainerPlan, create: Mapping[str, Any], host: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -308,6 +330,7 @@ def merge(
         "user": plan.user,
         "working_dir": create.get("working_dir") or plan.working_dir,
         "labels": {**dict(create.get("labels") or {}), **plan.labels},
+        "environment": {**_as_mapping(create.get("environment")), **plan.environment},
     }
     merged_host = dict(host)
     for key, value in plan.host_config.items():

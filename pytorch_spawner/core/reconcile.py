@@ -80,15 +80,15 @@ def reconcile(
     remove = tuple(seen for seen in containers if seen.server not in active)
     kept = [seen for seen in containers if seen.server in active and seen.is_running]
     removed_leases = {seen.lease_id for seen in remove}
+    open_ids = {start for start, _ in open_starts}
+    carried = {seen.lease_id for seen in kept}
     release = tuple(
         lease
         for lease in leases
         if lease.server not in active
-        # A newer container of the same server runs under another lease: this one is left over.
-        or any(
-            seen.server == lease.server and seen.lease_id and seen.lease_id != lease.id
-            for seen in kept
-        )
+        # Left over: its start has ended and no running container carries it. A start under way has
+        # no container yet, and an older container of the same server says nothing about it.
+        or (lease.start_id not in open_ids and lease.id not in carried)
     )
     known = {lease.id for lease in leases} - {lease.id for lease in release}
     adopt = tuple(

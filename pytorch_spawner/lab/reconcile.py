@@ -45,6 +45,8 @@ async def reconcile_forever(settings: LabSettings) -> None:
                 )
         except (LabError, HTTPClientError, OSError, ValueError) as error:
             log.warning("not reconciled this time: %s", error)
+        except Exception:  # a background loop: one odd answer must not end it for good
+            log.exception("not reconciled this time")
         await asyncio.sleep(settings.reconcile_s)
 
 
@@ -55,13 +57,18 @@ async def reconcile_once(settings: LabSettings) -> Corrections:
         lambda: (ledger.leases(settings.hub_id), ledger.open_starts(settings.hub_id))
     )
     containers = await asyncio.to_thread(engine.list_containers, client, settings.hub_id)
+    seen_leases = [_seen_lease(lease) for lease in leases]
+    seen_containers = [_seen_container(container) for container in containers]
+    open_starts = [(start.id, (start.username, start.servername)) for start in starts]
     active = await _active_servers(settings)
-    corrections = reconcile(
-        [_seen_lease(lease) for lease in leases],
-        [_seen_container(container) for container in containers],
-        [(start.id, (start.username, start.servername)) for start in starts],
-        active,
-    )
+    corrections = reconcile(seen_leases, seen_containers, open_starts, active)
+    # The list of active users comes in pages, and somebody who stops between two pages moves the
+    # others up. So whoever is to lose something is asked about by name.
+    doubtful = {seen.server for seen in (*corrections.remove, *corrections.release)}
+    doubtful |= {server for start, server in open_starts if start in corrections.close}
+    confirmed = {server for server in doubtful if await _is_active(settings, server)}
+    if confirmed:
+        corrections = reconcile(seen_leases, seen_containers, open_starts, active | confirmed)
     await asyncio.to_thread(_carry_out, settings, ledger, client, corrections)
     return corrections
 
@@ -71,7 +78,10 @@ _opened: dict[str, tuple[Ledger, Any]] = {}
 
 def _open(settings: LabSettings) -> tuple[Ledger, Any]:
     if settings.ledger not in _opened:
-        _opened[settings.ledger] = (Ledger.open(settings.ledger), engine.connect())
+        _opened[settings.ledger] = (
+            Ledger.open(settings.ledger),
+            engine.connect(settings.client_kwargs),
+        )
     return _opened[settings.ledger]
 
 
@@ -93,14 +103,24 @@ def _seen_container(container: engine.LabContainer) -> SeenContainer:
 def _carry_out(
     settings: LabSettings, ledger: Ledger, client: Any, corrections: Corrections
 ) -> None:
+    wedged: set[str] = set()
     for container in corrections.remove:
         log.warning("removing a container of no server: server=%s/%s", *container.server)
-        engine.remove(client, container.id, stop_grace_s=_STOP_GRACE_S)
+        try:
+            engine.remove(client, container.id, stop_grace_s=_STOP_GRACE_S)
+        except LabError as error:
+            # It may still use its GPU, so its lease stays; the others are not held up.
+            wedged.add(container.lease_id)
+            log.warning("a container cannot be removed: %s", error)
     for lease in corrections.release:
+        if lease.id in wedged:
+            continue
         log.warning("releasing a lease of no server: server=%s/%s", *lease.server)
         ledger.release_lease(lease.id, "reconciled")
     for container in corrections.adopt:
         username, servername = container.server
+        if engine.ending(client, container.id) is not None:
+            continue  # it ended since we looked
         adopted = ledger.adopt_lease(
             Lease(
                 id=container.lease_id,
@@ -118,6 +138,24 @@ def _carry_out(
         )
     for start_id in corrections.close:
         ledger.end_start(start_id, "stopped")
+
+
+async def _is_active(settings: LabSettings, server: Server) -> bool:
+    """Ask the hub about one server by name."""
+    username, servername = server
+    try:
+        response = await AsyncHTTPClient().fetch(
+            HTTPRequest(
+                f"{settings.hub_api_url}/users/{quote(username, safe='')}",
+                headers={"Authorization": f"token {settings.api_token}"},
+                request_timeout=_REQUEST_TIMEOUT_S,
+            )
+        )
+    except HTTPClientError as error:
+        if error.code == 404:  # the user was deleted
+            return False
+        raise
+    return servername in (json.loads(response.body).get("servers") or {})
 
 
 async def _active_servers(settings: LabSettings) -> frozenset[Server]:

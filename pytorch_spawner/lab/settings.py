@@ -6,9 +6,11 @@ it.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 from urllib.parse import urlsplit
 
 from pytorch_spawner.errors import LabError
@@ -30,6 +32,7 @@ class LabSettings:
         hub_api_url: The hub's REST API, without a slash at the end.
         api_token: The service's own token for it. Never log it.
         reconcile_s: Seconds between two reconciles; 0 turns them off.
+        client_kwargs: How to reach the engine, as the spawner's ``client_kwargs``.
         prefix: Where the service is mounted, with a slash at both ends.
         base_url: Where the whole JupyterHub is mounted, with a slash at both ends.
         host: Address to listen on.
@@ -41,6 +44,7 @@ class LabSettings:
     hub_api_url: str
     api_token: str
     reconcile_s: float = 30.0
+    client_kwargs: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = "/services/lab/"
     base_url: str = "/"
     host: str = "127.0.0.1"
@@ -84,6 +88,7 @@ def read_settings(env: Mapping[str, str] | None = None) -> LabSettings:
         hub_api_url=(env.get("JUPYTERHUB_API_URL") or "http://127.0.0.1:8081/hub/api").rstrip("/"),
         api_token=env["JUPYTERHUB_API_TOKEN"],
         reconcile_s=reconcile_s or 0.0,
+        client_kwargs=json.loads(env.get("PYTORCH_SPAWNER_CLIENT_KWARGS") or "{}"),
         prefix=_slashed(env.get("JUPYTERHUB_SERVICE_PREFIX") or "/services/lab/"),
         base_url=_slashed(env.get("JUPYTERHUB_BASE_URL") or "/"),
         host=address.hostname or "127.0.0.1",

@@ -35,6 +35,7 @@ from pytorch_spawner.errors import (
     InvalidEvent,
     LedgerUnavailable,
     NoGpuAvailable,
+    StartIsOver,
 )
 from pytorch_spawner.ledger.models import (
     DeviceRow,
@@ -300,6 +301,7 @@ class Ledger:
 
         Raises:
             NoGpuAvailable: Another process took one of them first; nothing was written.
+            StartIsOver: The start ended meanwhile; nothing was written.
             LedgerUnavailable: Nothing was written.
         """
         try:
@@ -315,6 +317,11 @@ class Ledger:
         self, start: Start, choose: Callable[[frozenset[GpuUuid]], tuple[Gpu, ...]]
     ) -> Lease:
         with self._transaction() as session:
+            # A start that was cancelled leaves its thread waiting for this transaction. It must not
+            # take, nor release what the student's next start already holds.
+            row = session.get(StartRow, start.id)
+            if row is None or row.ended_at is not None:
+                raise StartIsOver("This start was cancelled.")
             self._release(session, start.hub, start.username, start.servername, "superseded")
             held = frozenset(
                 GpuUuid(gpu)

@@ -74,6 +74,7 @@ def test_an_admins_settings_stay_and_cannot_weaken_the_plan() -> None:
     create, host = merge(
         plan,
         {
+            "environment": ["NVIDIA_VISIBLE_DEVICES=all", "TEAM=ml"],
             "user": "0:0",
             "labels": {"team": "ml", "org.pytorch-spawner.gpus": "all"},
             "hostname": "x",
@@ -92,6 +93,8 @@ def test_an_admins_settings_stay_and_cannot_weaken_the_plan() -> None:
     assert create["labels"]["team"] == "ml"
     assert create["labels"]["org.pytorch-spawner.gpus"] == "GPU-1234"
     assert create["hostname"] == "x"
+    assert create["environment"]["NVIDIA_VISIBLE_DEVICES"] == "void"
+    assert create["environment"]["TEAM"] == "ml"
     assert host["privileged"] is False
     assert host["auto_remove"] is False
     assert set(host["cap_drop"]) == {"NET_RAW", "ALL"}

@@ -43,8 +43,14 @@ def test_a_container_that_does_not_run_is_not_adopted() -> None:
 
 
 def test_an_older_lease_of_a_server_that_runs_under_a_newer_one_is_released() -> None:
-    done = reconcile([lease(1, ANA), lease(2, ANA)], [container(2, ANA)], [], {ANA})
+    done = reconcile([lease(1, ANA), lease(2, ANA)], [container(2, ANA)], [("s2", ANA)], {ANA})
     assert [seen.id for seen in done.release] == ["l1"]
+
+
+def test_a_start_under_way_keeps_its_lease_beside_an_older_container() -> None:
+    """The engine was away, so the old container could not be removed; the student starts again."""
+    done = reconcile([lease(2, ANA)], [container(1, ANA)], [("s2", ANA)], {ANA})
+    assert done.release == ()
 
 
 servers = st.sampled_from([ANA, BO, ("eve", "x")])

@@ -169,3 +169,11 @@ def test_a_full_home_is_named_or_survived(broken_lab: Lab) -> None:
         broken_lab.stop_server("full")
         answer = broken_lab.spawn("full", {"image": "good", "gpus": 0})
         assert answer.status_code < 400 or "home directory is full" in answer.json()["message"]
+
+
+@pytest.mark.usefixtures("stopped")
+def test_options_that_were_refused_are_not_remembered(lab: Lab) -> None:
+    lab.add_users("ana")
+    assert lab.spawn("ana", {"gpus": 99}).status_code == 400
+    lab.start_server("ana")
+    assert len(lab.leases()) == 1

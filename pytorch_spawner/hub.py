@@ -20,7 +20,7 @@ SERVICE = "lab"
 _SCOPES = ["list:users", "read:users:name", "read:users:groups", "read:servers"]
 
 
-def add_lab(
+def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
     config: Any,
     *,
     address: str = "http://127.0.0.1:10110",

@@ -64,7 +64,8 @@ async def reconcile_once(settings: LabSettings) -> Corrections:
     corrections = reconcile(seen_leases, seen_containers, open_starts, active)
     # The list of active users comes in pages, and somebody who stops between two pages moves the
     # others up. So whoever is to lose something is asked about by name.
-    doubtful = {seen.server for seen in (*corrections.remove, *corrections.release)}
+    doubtful = {seen.server for seen in corrections.remove}
+    doubtful |= {seen.server for seen in corrections.release}
     doubtful |= {server for start, server in open_starts if start in corrections.close}
     confirmed = {server for server in doubtful if await _is_active(settings, server)}
     if confirmed:

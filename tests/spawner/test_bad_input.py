@@ -177,3 +177,20 @@ def test_options_that_were_refused_are_not_remembered(lab: Lab) -> None:
     assert lab.spawn("ana", {"gpus": 99}).status_code == 400
     lab.start_server("ana")
     assert len(lab.leases()) == 1
+
+
+def test_a_start_that_is_cancelled_leaves_nothing_and_can_be_tried_again(broken_lab: Lab) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(broken_lab.spawn, "ana", {"image": "sleeps"})
+        broken_lab.wait_until(lambda: broken_lab.container("ana"), 10, "no container")
+        answer = broken_lab.api("DELETE", "users/ana/server")
+        assert answer.status_code in (202, 204), answer.text
+        pending.result(30)
+    broken_lab.wait_until(
+        lambda: not broken_lab.leases() and not broken_lab.container("ana"), 15, "leaked"
+    )
+    broken_lab.wait_until(lambda: broken_lab.server("ana") is None, 15, "still pending")
+    broken_lab.start_server("ana", {"image": "good"})
+    broken_lab.stop_server("ana")

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from pytorch_spawner import errors
-from pytorch_spawner.spawner import PyTorchSpawner
+from pytorch_spawner.traits import LabTraits
 
 REFERENCE = Path(__file__).parent / "reference"
 
@@ -20,7 +20,7 @@ def traits_page() -> str:
         "told works as well; what stands here is ours, or has another default than theirs.",
         "",
     ]
-    own = PyTorchSpawner.class_own_traits(config=True)
+    own = LabTraits.class_own_traits(config=True)
     for name in sorted(own):
         trait = own[name]
         text = inspect.cleandoc(trait.help or "")

@@ -27,7 +27,7 @@ KIND = "pytorch-spawner.test/gpu"
 NETWORK = "pytorch-spawner-test"
 
 
-def test_gpus(count: int) -> list[dict[str, Any]]:
+def simulated_gpus(count: int) -> list[dict[str, Any]]:
     """Simulated GPUs, described to the engine through CDI like real ones (needs root)."""
     names = [f"GPU-7e570000-0000-0000-0000-{index:012d}" for index in range(count)]
     devices = [
@@ -107,7 +107,7 @@ class Lab:
         self.url = f"http://127.0.0.1:{self.port}"
         self.token = secrets.token_hex(16)
         self.traits = {
-            "PyTorchSpawner.inventory": test_gpus(gpus) if gpus else [],
+            "PyTorchSpawner.inventory": simulated_gpus(gpus) if gpus else [],
             "PyTorchSpawner.warmup": False,
             "PyTorchSpawner.pull_policy": "never",
             **(traits or {}),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pytorch_spawner.spawner import PyTorchSpawner
+from pytorch_spawner.traits import LabTraits
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,9 +25,9 @@ def test_the_generated_pages_are_up_to_date(name: str) -> None:
     assert (ROOT / "docs" / "reference" / name).read_text() == _generator().PAGES[name]()
 
 
-@pytest.mark.parametrize("name", sorted(PyTorchSpawner.class_own_traits(config=True)))
+@pytest.mark.parametrize("name", sorted(LabTraits.class_own_traits(config=True)))
 def test_a_setting_says_what_it_does_its_default_and_an_example(name: str) -> None:
-    text = PyTorchSpawner.class_own_traits(config=True)[name].help
+    text = LabTraits.class_own_traits(config=True)[name].help
     assert text
     if name != "remove":  # always true; there is nothing to set
         assert f"c.PyTorchSpawner.{name}" in text

@@ -60,12 +60,16 @@ def step_back() -> None:
 def cpus() -> int:
     """How many CPUs this container may use, by affinity and by quota; at least 1.
 
-    Source: cgroup v2, cpu.max: "QUOTA PERIOD" in microseconds, or "max PERIOD".
+    Source: cgroup v2, cpu.max: "QUOTA PERIOD" in microseconds, or "max PERIOD"; cgroup v1,
+    cpu.cfs_quota_us, -1 for none, and cpu.cfs_period_us.
     """
     count = len(os.sched_getaffinity(0))
-    with contextlib.suppress(OSError, ValueError):
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        count = min(count, -(-int(quota) // int(period)))
+    for names in (("cpu.max",), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):
+            texts = [Path("/sys/fs/cgroup", name).read_text(encoding="ascii") for name in names]
+            quota, period = (int(word) for word in " ".join(texts).split())
+            if quota > 0:
+                count = min(count, -(-quota // period))
     return max(1, count)
 
 

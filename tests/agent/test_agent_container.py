@@ -82,11 +82,13 @@ def started_at(name: str) -> float:
 def test_the_first_check_arrives_within_two_seconds_and_all_are_fine(
     start: Callable[..., str], service: Service
 ) -> None:
-    name = start(["sleep", "300"], {**CONFIG, "warmup": {"enabled": False}})
+    # Generous: what a check finds is at stake here, not how fast a busy machine compiles.
+    patient = {"warmup": {"enabled": False}, "checks": {"deadline_s": 120}}
+    name = start(["sleep", "500"], {**CONFIG, **patient})
     assert service.wait_for(lambda s: bool(s.checks()), 10)
     first = next(at for at, event in service.arrived if event["data"].get("phase") == "done")
     assert first - started_at(name) <= 2.0
-    assert service.wait_for(lambda s: s.is_done("warmup"), 180), service.events[-3:]
+    assert service.wait_for(lambda s: s.is_done("warmup"), 400), service.events[-3:]
     assert tuple(service.checks()) == CODES
     levels = {code: check["level"] for code, check in service.checks().items()}
     assert levels == dict.fromkeys(CODES, "ok"), json.dumps(service.checks(), indent=1)

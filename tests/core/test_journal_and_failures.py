@@ -7,7 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytorch_spawner.core.failures import explain_exit
-from pytorch_spawner.core.journal import MAX_EVENT_BYTES, MAX_REPORT_BYTES, parse_report
+from pytorch_spawner.core.journal import (
+    AGENT_KINDS,
+    MAX_EVENT_BYTES,
+    MAX_REPORT_BYTES,
+    parse_report,
+)
 from pytorch_spawner.errors import InvalidEvent
 
 
@@ -60,9 +65,10 @@ def test_what_breaks_the_schema_or_its_limits_is_refused(body: bytes) -> None:
 @given(st.binary(max_size=200) | st.text(max_size=200).map(str.encode))
 def test_any_bytes_give_a_report_or_a_refusal(body: bytes) -> None:
     try:
-        parse_report(body)
+        report = parse_report(body)
     except InvalidEvent:
-        pass
+        return
+    assert all(kind in AGENT_KINDS for kind, _ in report.events)
 
 
 @pytest.mark.parametrize(

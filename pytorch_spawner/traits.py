@@ -1,0 +1,295 @@
+"""The settings of PyTorchSpawner: traits with their help, defaults and checks; no behaviour.
+
+They are a base class of their own so that a page of the reference is written from it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dockerspawner import DockerSpawner
+from traitlets import Bool, Dict, Enum, Float, Integer, List, Tuple, Unicode, default, validate
+
+
+class LabTraits(DockerSpawner):  # type: ignore[misc]
+    """Everything that ``c.PyTorchSpawner`` can be told beside DockerSpawner's own settings."""
+
+    hub_id = Unicode(
+        "lab",
+        config=True,
+        help="""
+        Name of this hub on its Docker Engine, 1 to 32 characters of ``[a-z0-9-]``. Default: "lab".
+
+        It is in the name and in the label of every container and volume, so two hubs on one engine
+        need two names. Do not change it while servers run: they would no longer be found.
+
+        Example: ``c.PyTorchSpawner.hub_id = "physics"``
+        """,
+    )
+
+    ledger_url = Unicode(
+        "sqlite:///pytorch-spawner.sqlite",
+        config=True,
+        help="""
+        SQLAlchemy URL of the ledger: who has which uid, who holds which GPU, each start's journal.
+
+        SQLite in the hub's working directory by default; PostgreSQL by its URL. Back it up with
+        the hub's own database.
+
+        Example: ``c.PyTorchSpawner.ledger_url = "postgresql+psycopg://lab@db/lab"``
+        """,
+    )
+
+    inventory = List(
+        Dict(),
+        config=True,
+        help="""
+        GPUs to give out, as a list of mappings. Empty (default): ask the NVIDIA driver (NVML).
+
+        Keys: ``uuid`` (required), ``index``, ``name``, ``memory_mib``, ``compute_capability``,
+        ``pool``, ``cdi_name`` (default ``nvidia.com/gpu=<uuid>``), ``is_simulated``. A static list
+        serves a hub that runs apart from its engine, and labs without a GPU: devices are injected
+        through CDI like real ones.
+
+        Example: ``c.PyTorchSpawner.inventory = [{"uuid": "GPU-…", "name": "A100", "pool": "ml"}]``
+        """,
+    )
+
+    images = Dict(
+        Unicode(),
+        config=True,
+        help="""
+        Images a start may choose: display name to image reference; the first is the default.
+
+        Empty (default): only ``image``. A name or reference that is not in this list is refused,
+        by form, query and REST alike.
+
+        Example: ``c.PyTorchSpawner.images = {"PyTorch 2.13": "pytorch-spawner/lab:cpu"}``
+        """,
+    )
+
+    default_gpus = Integer(
+        1,
+        min=0,
+        config=True,
+        help="""
+        GPUs that a start gets that does not say how many. Default: 1, or 0 in a lab without GPUs.
+
+        Example: ``c.PyTorchSpawner.default_gpus = 0``
+        """,
+    )
+
+    max_gpus = Integer(
+        1,
+        min=0,
+        config=True,
+        help="""
+        Most GPUs that one server may hold, bounded by what the lab has. Default: 1.
+
+        With ``group_overrides`` some groups may hold more.
+
+        Example: ``c.PyTorchSpawner.max_gpus = 4``
+        """,
+    )
+
+    when_full = Enum(
+        ["fail", "cpu"],
+        "fail",
+        config=True,
+        help="""
+        What a start gets when every GPU is in use: ``"fail"`` (default) answers at once who to ask
+        and what is free; ``"cpu"`` starts the server without a GPU and says so.
+
+        Example: ``c.PyTorchSpawner.when_full = "cpu"``
+        """,
+    )
+
+    uid_range = Tuple(
+        Integer(),
+        Integer(),
+        default_value=(20000, 59999),
+        config=True,
+        help="""
+        First and last uid given out by the ledger, inclusive, both >= 1000. Default: 20000-59999.
+
+        A uid is given to one user for ever and never to another, also after the user has left.
+
+        Example: ``c.PyTorchSpawner.uid_range = (30000, 39999)``
+        """,
+    )
+
+    uid_auth_state_key = Unicode(
+        "",
+        config=True,
+        help="""
+        Key of ``auth_state`` that holds the user's uid: a number, or a mapping with ``uid`` and
+        ``gid``. Empty (default): auth_state is not asked. It comes before every other source.
+
+        Example: ``c.PyTorchSpawner.uid_auth_state_key = "ldap"``
+        """,
+    )
+
+    uid_from_passwd = Bool(
+        False,
+        config=True,
+        help="""
+        Take the uid of the user of that name on the hub's machine, if there is one. Default: False.
+        It comes after auth_state and before the ledger's own range.
+
+        Example: ``c.PyTorchSpawner.uid_from_passwd = True``
+        """,
+    )
+
+    home_root = Unicode(
+        "",
+        config=True,
+        help="""
+        Directory on the *engine's* host under which homes are bind-mounted, one directory a user.
+        Empty (default): a named volume per user. Missing homes are made with mode 0700 and the
+        user's uid; one that belongs to somebody else is refused.
+
+        Example: ``c.PyTorchSpawner.home_root = "/srv/homes"``
+        """,
+    )
+
+    helper_image = Unicode(
+        "",
+        config=True,
+        help="""
+        Image of the short-lived container that prepares homes: any trusted one with python3.
+        Empty (default): ``image``.
+
+        Example: ``c.PyTorchSpawner.helper_image = "pytorch-spawner/lab:cpu"``
+        """,
+    )
+
+    pids_limit = Integer(
+        4096,
+        min=64,
+        config=True,
+        help="""
+        Most processes and threads in one container. Default: 4096. A single-user server with a
+        compile uses about 150.
+
+        Example: ``c.PyTorchSpawner.pids_limit = 8192``
+        """,
+    )
+
+    shm_mib = Integer(
+        1024,
+        min=64,
+        config=True,
+        help="""
+        Size of /dev/shm in MiB, through which DataLoader workers hand over tensors. Default: 1024
+        (Docker's own 64 ends in a "bus error"). It counts against the memory limit once used.
+
+        Example: ``c.PyTorchSpawner.shm_mib = 8192``
+        """,
+    )
+
+    ca_bundle = Unicode(
+        "",
+        config=True,
+        help="""
+        PEM file on the hub's machine with the site's certificate authorities, for sites behind a
+        TLS-inspecting proxy. It is copied into every container, and pip, git, curl, requests and
+        Node are told of it. Empty (default): none.
+
+        Example: ``c.PyTorchSpawner.ca_bundle = "/etc/ssl/certs/ca-certificates.crt"``
+        """,
+    )
+
+    lab_url = Unicode(
+        "",
+        config=True,
+        help="""
+        Where *containers* reach the lab service, up to and with ``/services/lab/``. Empty: agents
+        report nowhere and pages show the hub's own messages only. ``pytorch_spawner.hub.add_lab``
+        sets it.
+
+        Example: ``c.PyTorchSpawner.lab_url = "http://172.17.0.1:8099/services/lab/"``
+        """,
+    )
+
+    warmup = Bool(
+        True,
+        config=True,
+        help="""
+        Run small models through torch.compile in the background after Lab answers, at the lowest
+        priority, so that the first compile in a notebook finds a warm cache. Default: True.
+
+        Example: ``c.PyTorchSpawner.warmup = False``
+        """,
+    )
+
+    warmup_models = List(
+        Enum(["mlp", "cnn", "transformer"]),
+        ["mlp", "cnn", "transformer"],
+        config=True,
+        help="""
+        Which small models to warm up, in order. Default: all three of "mlp", "cnn", "transformer".
+
+        Example: ``c.PyTorchSpawner.warmup_models = ["mlp"]``
+        """,
+    )
+
+    warmup_modes = List(
+        Enum(["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]),
+        ["default"],
+        config=True,
+        help="""
+        Modes of torch.compile to warm up. Default: ["default"]. max-autotune takes minutes.
+
+        Example: ``c.PyTorchSpawner.warmup_modes = ["default", "reduce-overhead"]``
+        """,
+    )
+
+    warmup_deadline_s = Float(
+        600,
+        min=1,
+        config=True,
+        help="""
+        Seconds after which a warm-up that has not finished is ended. Default: 600. Its end never
+        touches the server.
+
+        Example: ``c.PyTorchSpawner.warmup_deadline_s = 120``
+        """,
+    )
+
+    ask_options = Enum(
+        ["auto", "always", "never"],
+        "auto",
+        config=True,
+        help="""
+        Whether a start asks for image and GPU first. ``"auto"`` (default): only where there is more
+        than one image or pool, or more than one GPU per server.
+
+        Example: ``c.PyTorchSpawner.ask_options = "always"``
+        """,
+    )
+
+    # DockerSpawner's defaults that are traps here.
+    remove = Bool(
+        True,
+        config=True,
+        help="""
+        Remove containers when they stop. Always true in effect: a container that is kept would be
+        restarted with its old GPUs, image and environment. Homes are volumes and stay.
+        """,
+    )
+
+    @validate("remove")
+    def _always_remove(self, _proposal: Any) -> bool:
+        return True
+
+    @default("start_timeout")
+    def _start_timeout_default(self) -> int:
+        return 180
+
+    @default("http_timeout")
+    def _http_timeout_default(self) -> int:
+        return 60
+
+    @default("name_template")
+    def _name_template_default(self) -> str:
+        return "{lab_container}"

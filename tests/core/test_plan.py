@@ -108,3 +108,23 @@ def test_a_site_ca_reaches_every_common_client() -> None:
     environment = build(SUBJECT, REQUEST, (H100,), Injection("cdi"), SITE).environment
     for variable in ("PIP_CERT", "GIT_SSL_CAINFO", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"):
         assert environment[variable] == "/opt/pytorch-spawner/ca.pem"
+
+
+@pytest.mark.parametrize(
+    ("listed", "has_runtime", "kind"),
+    [
+        ({"nvidia.com/gpu=GPU-1234"}, True, "cdi"),
+        ({"nvidia.com/gpu=0"}, True, "nvidia"),
+        ({"docker.com/gpu=webgpu"}, True, "nvidia"),
+        ({"nvidia.com/gpu=0"}, False, "cdi"),
+    ],
+    ids=[
+        "CDI lists it by UUID",
+        "CDI lists it by index only: the runtime gives it",
+        "another vendor's device: the runtime gives it",
+        "no runtime: CDI stays, and its refusal is a sentence",
+    ],
+)
+def test_the_way_in_is_one_that_knows_this_gpu(listed: set, has_runtime: bool, kind: str) -> None:
+    injection = Injection("cdi", frozenset(listed), has_runtime=has_runtime)
+    assert injection.for_gpus((H100,)).kind == kind

@@ -112,6 +112,7 @@ async def test_a_quiet_stream_is_kept_alive(site, monkeypatch):
         seen = b""
         while b": still here" not in seen:
             seen += await asyncio.wait_for(viewer._answer.content.readline(), 2)
+        assert b"data:" not in seen, "a comment, not an event"
 
 
 async def test_a_stream_ends_in_time_so_that_rights_are_asked_again(site, monkeypatch):

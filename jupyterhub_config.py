@@ -50,9 +50,10 @@ c.DummyAuthenticator.password = demo_password(lab_dir, f"http://127.0.0.1:{port}
 c.Authenticator.allow_all = True
 c.Authenticator.admin_users = {"admin"}
 
-# A class starts at nine: the hub's limit counts queued starts too, and a student beyond it is told
-# "too many" instead of waiting (JupyterHub.concurrent_spawn_limit, default 100).
-c.JupyterHub.concurrent_spawn_limit = 500
+# A class starts at nine. The hub's own limit of starts at a time (JupyterHub.concurrent_spawn_limit,
+# 100) counts those who only queue for a GPU, and refuses whoever comes after. So it is off (add_lab
+# does that), and this one bounds how many containers are started at a time.
+c.PyTorchSpawner.starts_at_once = 50
 
 # The image: build others with share/images/build, and offer several with
 # c.PyTorchSpawner.images = {"PyTorch 2.13, CPU": "pytorch-spawner/lab:cpu", ...}
@@ -64,7 +65,7 @@ c.PyTorchSpawner.network_name = network
 # described to the engine stand in, so that everything up to the CUDA call works.
 c.PyTorchSpawner.inventory = demo_gpus()
 c.PyTorchSpawner.max_gpus = 1
-c.PyTorchSpawner.when_full = "fail"
+c.PyTorchSpawner.on_busy = "queue"
 
 # What one server may use.
 c.PyTorchSpawner.mem_limit = "6G"

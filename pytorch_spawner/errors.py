@@ -7,6 +7,8 @@ on ``code``, never on a text.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class LabError(Exception):
     """Base of everything this package raises on purpose.
@@ -30,9 +32,25 @@ class LabError(Exception):
 
 
 class BadRequest(LabError):
-    """What was asked for cannot be asked: the message names the option and what is allowed."""
+    """What was asked for cannot be asked: the message names the option and what is allowed.
+
+    Attributes:
+        faults: Every single fault, where there may be several (a file of grants).
+    """
 
     code = "bad-request"
+
+    def __init__(
+        self, public_message: str, *, faults: Sequence[str] = (), detail: str = ""
+    ) -> None:
+        super().__init__(public_message, detail=detail)
+        self.faults = tuple(faults)
+
+
+class NotGranted(LabError):
+    """No grant gives this person what was asked for, or the weekly hours are used up."""
+
+    code = "not-granted"
 
 
 class NoGpuAvailable(LabError):
@@ -49,6 +67,12 @@ class NoGpuAvailable(LabError):
         super().__init__(public_message)
         self.wanted = wanted
         self.free = free
+
+
+class RemovedFromQueue(LabError):
+    """An admin took the start out of the queue."""
+
+    code = "removed-from-queue"
 
 
 class StartIsOver(LabError):

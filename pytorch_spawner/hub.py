@@ -16,8 +16,9 @@ from urllib.parse import urlsplit
 from pytorch_spawner.lab.paths import hub_templates_dir
 
 SERVICE = "lab"
-# What the service needs of the hub, and nothing more: whose servers are active (reconcile).
-_SCOPES = ["list:users", "read:users:name", "read:users:groups", "read:servers"]
+# What the service needs of the hub, and nothing more: whose servers are active (reconcile), and
+# stopping those whose time is over.
+_SCOPES = ["list:users", "read:users:name", "read:users:groups", "read:servers", "delete:servers"]
 
 
 def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
@@ -28,6 +29,7 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
     hub_id: str | None = None,
     base_url: str = "/",
     reconcile_s: float = 30.0,
+    warn_s: float = 600.0,
     client_kwargs: dict[str, Any] | None = None,
 ) -> None:
     """Add spawner, service, roles and templates to a hub's configuration.
@@ -41,6 +43,7 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
         hub_id: See ``PyTorchSpawner.hub_id``.
         base_url: The hub's own ``JupyterHub.base_url``.
         reconcile_s: Seconds between two reconciles.
+        warn_s: Seconds before a lease's end at which its student is warned.
         client_kwargs: How hub and service reach the engine (docker-py's APIClient); None means as
             the environment says (DOCKER_HOST).
     """
@@ -73,6 +76,7 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
                 "PYTORCH_SPAWNER_LEDGER": ledger_url,
                 "PYTORCH_SPAWNER_HUB_ID": hub_id,
                 "PYTORCH_SPAWNER_RECONCILE_S": str(reconcile_s),
+                "PYTORCH_SPAWNER_WARN_S": str(warn_s),
                 "PYTORCH_SPAWNER_CLIENT_KWARGS": json.dumps(client_kwargs or {}),
                 **{
                     name: os.environ[name]
@@ -97,6 +101,9 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
         {"name": "lab-service", "services": [SERVICE], "scopes": _SCOPES},
     )
     _let_users_in(config.JupyterHub, f"access:services!service={SERVICE}")
+    # It counts starts that wait for a GPU, so a queue longer than it (default: 100) would refuse
+    # students instead of letting them wait; PyTorchSpawner.starts_at_once does its work.
+    config.JupyterHub.setdefault("concurrent_spawn_limit", 0)
     # A hub that restarts must not stop trainings.
     config.JupyterHub.setdefault("cleanup_servers", False)
 

@@ -8,28 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar, TypeVar
+from functools import partial
+from typing import Any, ClassVar, Final, TypeVar
 
-from pytorch_spawner.adapters import engine, nvml, passwd
+from pytorch_spawner.adapters import engine, engine_events, passwd
 from pytorch_spawner.adapters.lanes import Lanes
 from pytorch_spawner.agent import bundle
 from pytorch_spawner.core import identity, plan
-from pytorch_spawner.core.gpus import GpuUuid, Inventory, parse_inventory
 from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.request import Request
-from pytorch_spawner.errors import LabError
+from pytorch_spawner.dispatch import Dispatcher
+from pytorch_spawner.errors import IdentityConflict, LabError, LedgerUnavailable
+from pytorch_spawner.gpu_source import GpuSource
 from pytorch_spawner.ledger.store import Ledger, Start
 
 T = TypeVar("T")
 log = logging.getLogger("pytorch_spawner")
 
 _THREADS = 32
-# How long an answer of the driver or the engine is believed; a new GPU shows within this time.
-_INVENTORY_S = 30
+# How long the engine's answer is believed.
 _INJECTION_S = 30
 
 
@@ -42,16 +44,19 @@ class Lab:
     def __init__(self, ledger_url: str, hub: str, client_kwargs: Mapping[str, Any]) -> None:
         self.hub = hub
         self.lanes = Lanes(_THREADS)
-        self._ledger_url = ledger_url
         self._client_kwargs = dict(client_kwargs)
-        self._ledger: Ledger | None = None
+        self._ledger = Ledger(ledger_url)
         self._client: Any = None
         # Of their own, so that an engine that hangs holds up neither the journal nor what else uses
         # asyncio's default threads, such as the hub's own name look-ups.
         self._ledger_threads = ThreadPoolExecutor(8, thread_name_prefix="ledger")
-        self._opening_ledger = threading.Lock()  # protects _ledger
         self._connecting = threading.Lock()  # protects _client
-        self._inventory: tuple[float, Any, Inventory] | None = None
+        self.queue = Dispatcher(self)
+        self.gpus = GpuSource(self)
+        self._watched: dict[str, Callable[[], None]] = {}
+        self._is_watching = False
+        self._starting: set[int] = set()
+        self._starting_changed = asyncio.Event()
         self._injection: tuple[float, plan.Injection] | None = None
         self._names: dict[str, tuple[str, str]] = {}
         self._agent = b""
@@ -82,14 +87,33 @@ class Lab:
             self._injection = (now, engine.find_injection(self.client))
         return self._injection[1]
 
-    def occupied_by_others(self, username: str, servername: str) -> frozenset[GpuUuid]:
-        """UUIDs that running containers of other servers carry; blocking."""
-        return frozenset(
-            GpuUuid(gpu)
-            for container in engine.list_containers(self.client, self.hub)
-            if container.is_running and container.server != (username, servername)
-            for gpu in container.gpus
-        )
+    @property
+    def is_engine_local(self) -> bool:
+        """Whether the engine runs on this machine, so that its GPUs are ours."""
+        where = str(self._client_kwargs.get("base_url") or os.environ.get("DOCKER_HOST") or "")
+        return not where.startswith(("tcp:", "http:", "https:", "ssh:"))
+
+    def watch(self, container: str, on_end: Callable[[], None]) -> None:
+        """Call ``on_end`` in the event loop as soon as the engine says that a container ended."""
+        self._watched[container] = on_end
+        if not self._is_watching:
+            self._is_watching = True
+            loop = asyncio.get_running_loop()
+            engine_events.follow_in_background(
+                self._client_kwargs,
+                self.hub,
+                lambda name: _in_loop(loop, lambda: self._ended(name)),
+            )
+
+    def unwatch(self, container: str) -> None:
+        """Forget a container."""
+        self._watched.pop(container, None)
+
+    def _ended(self, container: str) -> None:
+        # "": the connection was lost, and any of them may have ended meanwhile.
+        named = {container} if container else set(self._watched)
+        for name in named & set(self._watched):
+            self._watched[name]()
 
     async def image_names(self, container: str, image: str, lane: str) -> tuple[str, str]:
         """An image's /etc/passwd and /etc/group, read once per image id."""
@@ -117,38 +141,28 @@ class Lab:
             self._agent = bundle.build(None)
         return self._agent
 
-    # -- inventory ------------------------------------------------------------------------------
+    # -- how many start at once -----------------------------------------------------------------
 
-    async def inventory(self, static: tuple[tuple[tuple[str, Any], ...], ...]) -> Inventory:
-        """The GPUs: the static list where there is one, else the driver's, asked every 30 s."""
-        now = time.monotonic()
-        known = self._inventory
-        if known is None or known[1] != static or now - known[0] > _INVENTORY_S:
-            inventory = (
-                parse_inventory([dict(device) for device in static])
-                if static
-                else await asyncio.to_thread(nvml.read_inventory)
-            )
-            if known is None or known[2] != inventory:
-                try:
-                    await self.call(lambda ledger: ledger.write_inventory(self.hub, inventory))
-                except LabError as error:
-                    log.warning("the inventory was not written down: %s", error)
-            self._inventory = known = (now, static, inventory)
-        return known[2]
+    async def take_starting_place(self, starter: object, at_once: int) -> None:
+        """Wait until fewer than ``at_once`` containers are being started; until then the GPU waits.
+
+        JupyterHub's own limit refuses whoever comes too many, and counts those who only queue.
+        """
+        while len(self._starting) >= at_once:
+            self._starting_changed.clear()
+            await self._starting_changed.wait()
+        self._starting.add(id(starter))
+
+    def leave_starting_place(self, starter: object) -> None:
+        """The container runs or failed; calling it again changes nothing."""
+        self._starting.discard(id(starter))
+        self._starting_changed.set()
 
     # -- the ledger -----------------------------------------------------------------------------
 
     def ledger(self) -> Ledger:
-        """The ledger, opened on first use; blocking.
-
-        Raises:
-            LedgerUnavailable: It cannot be opened; tried again at the next call.
-        """
-        with self._opening_ledger:
-            if self._ledger is None:
-                self._ledger = Ledger.open(self._ledger_url)
-            return self._ledger
+        """The ledger; it opens itself at its first use, and again after a failure."""
+        return self._ledger
 
     async def call(self, function: Callable[[Ledger], T]) -> T:
         """Run one of the ledger's transactions in a thread."""
@@ -156,10 +170,14 @@ class Lab:
             self._ledger_threads, lambda: function(self.ledger())
         )
 
-    async def begin_start(self, username: str, servername: str, wanted: Request) -> Start:
+    async def begin_start(
+        self, username: str, servername: str, wanted: Request, groups: Sequence[str]
+    ) -> Start:
         """Write down that a server starts."""
         return await self.call(
-            lambda ledger: ledger.begin_start(self.hub, username, servername, wanted.as_json())
+            lambda ledger: ledger.begin_start(
+                self.hub, username, servername, wanted.as_json(), groups
+            )
         )
 
     async def end_start(self, start: Start, outcome: str) -> None:
@@ -169,27 +187,50 @@ class Lab:
         except LabError as error:
             log.warning("the end of start %s was not written down: %s", start.id, error)
 
-    async def finish(self, username: str, servername: str, start: Start | None) -> None:
-        """Release what a server held and close its journal; after its container is gone."""
+    async def finish(
+        self, username: str, servername: str, start: Start | None, keep_s: float = 0.0
+    ) -> bool:
+        """Release what a server held and close its journal; after its container is gone.
 
-        def close(ledger: Ledger) -> None:
+        Args:
+            username: Whose server it is.
+            servername: Which.
+            start: The start that ends; None for the server's latest.
+            keep_s: Keep its GPUs for it that long: it ended unexpectedly.
+
+        Returns:
+            Whether GPUs are kept for it.
+        """
+
+        def close(ledger: Ledger) -> bool:
             # The end first: from then on a thread of this start that is still under way takes
             # nothing any more.
             last = start or ledger.latest_start(self.hub, username, servername)
-            if last is not None and ledger.end_start(last.id, "stopped"):
-                ledger.append_events(
-                    last.id,
-                    [("start", {"stage": "stopped", "message": "Your server is stopped."})],
-                )
+            if last is not None:
+                has_ended = ledger.end_start(last.id, "stopped")
+                ledger.leave(last.id)
+                if has_ended:
+                    said = _ENDED if keep_s else _STOPPED
+                    ledger.append_events(
+                        last.id, [("start", {"stage": "stopped", "message": said})]
+                    )
+            if keep_s:
+                return ledger.keep(self.hub, username, servername, keep_s) > 0
             ledger.release(self.hub, username, servername, "stopped")
+            return False
 
-        await self.call(close)
+        is_kept = await self.call(close)
+        self.queue.look()
+        return is_kept
 
     async def tell(self, start: Start, stage: str, message: str, **facts: Any) -> None:
         """Add an event of the hub to a start's journal."""
-        data = {"stage": stage, "message": message, **facts}
+        await self.note(start, "start", {"stage": stage, "message": message, **facts})
+
+    async def note(self, start: Start, kind: str, data: Mapping[str, Any]) -> None:
+        """Add any event to a start's journal; a journal that cannot be written stops nobody."""
         try:
-            await self.call(lambda ledger: ledger.append_events(start.id, [("start", data)]))
+            await self.call(lambda ledger: ledger.append_events(start.id, [(kind, data)]))
         except LabError as error:
             log.warning("the journal of start %s was not written: %s", start.id, error)
 
@@ -206,6 +247,59 @@ class Lab:
         """The uid of the user of that name on the hub's machine."""
         said = await asyncio.to_thread(passwd.read_uid, username)
         return identity.identity_from_mapping(said, "passwd", username)
+
+    async def identity_of(
+        self,
+        username: str,
+        said: identity.Identity | None,
+        uid_range: tuple[int, int],
+        home: engine.Place,
+        lane: str,
+    ) -> identity.Identity:
+        """A user's uid: an outside source's, the ledger's, else the one the user's home has.
+
+        The homes' labels matter when the ledger was lost or cannot be read: a uid that a home
+        belongs to is never given to somebody else.
+
+        Raises:
+            IdentityConflict: Two sources disagree, or there is no uid to be had.
+            LedgerUnavailable: It cannot be read, and no other source knows the user.
+        """
+        try:
+            known = await self.call(lambda ledger: ledger.known_identity(username))
+            if known is not None and said in (None, known):
+                return known
+        except LedgerUnavailable as error:
+            return said or await self._identity_of_home(home, uid_range, lane, error)
+        client = await self.in_lane(lane, lambda: self.client)
+        owners = await self.in_lane(lane, lambda: engine.volume_owners(client, self.hub))
+        if said is None and known is None and home.volume in owners:
+            said = identity.Identity(owners[home.volume], owners[home.volume], "home")
+        return await self.call(
+            lambda ledger: ledger.identity(username, said, uid_range, set(owners.values()))
+        )
+
+    async def _identity_of_home(
+        self,
+        home: engine.Place,
+        uid_range: tuple[int, int],
+        lane: str,
+        error: LedgerUnavailable,
+    ) -> identity.Identity:
+        """Without a ledger: the home's own uid, or for a new home one from the range's far end."""
+        if not home.volume:
+            raise error  # a directory's owner is not known here
+        client = await self.in_lane(lane, lambda: self.client)
+        owners = await self.in_lane(lane, lambda: engine.volume_owners(client, self.hub))
+        uid = owners.get(home.volume)
+        if uid is None:
+            # The ledger gives from the near end, so that both meet only in a full range.
+            free = (one for one in range(uid_range[1], uid_range[0] - 1, -1))
+            taken = set(owners.values())
+            uid = next((one for one in free if one not in taken), None)
+        if uid is None:
+            raise IdentityConflict("All uids of the range are given out. Ask an admin for more.")
+        return identity.Identity(uid, uid, "home")
 
     async def prepare(
         self,
@@ -229,7 +323,11 @@ class Lab:
                     if place.volume
                     else "bind"
                 )
-                if not self.ledger().is_prepared(place.source, born, who.uid):
+                try:
+                    is_prepared = self.ledger().is_prepared(place.source, born, who.uid)
+                except LedgerUnavailable:
+                    is_prepared = False  # to prepare it again changes nothing
+                if not is_prepared:
                     found.append((place, born))
             return found
 
@@ -244,10 +342,20 @@ class Lab:
             ),
         )
         for place, born in todo:
-            source = place.source
-            await self.call(
-                lambda ledger, source=source, born=born: ledger.mark_prepared(  # type: ignore[misc]
-                    source, born, who.uid
-                )
-            )
+            mark = partial(Ledger.mark_prepared, place=place.source, born=born, uid=who.uid)
+            try:
+                await self.call(mark)
+            except LedgerUnavailable as error:
+                log.warning("that a home is prepared was not written down: %s", error)
         return True
+
+
+_STOPPED: Final = "Your server is stopped."
+_ENDED: Final = "Your server ended by itself; its GPU is kept for you for a moment."
+
+
+def _in_loop(loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    try:
+        loop.call_soon_threadsafe(call)
+    except RuntimeError:  # the loop is closed: the hub ends
+        return

@@ -23,12 +23,22 @@ from pytorch_spawner.adapters.hub import StartRefused
 from pytorch_spawner.adapters.readiness import answers
 from pytorch_spawner.core import identity, plan, request
 from pytorch_spawner.core.failures import explain_exit
-from pytorch_spawner.core.gpus import Gpu, parse_inventory
+from pytorch_spawner.core.grants import Grant, Known, parse_grants
 from pytorch_spawner.core.journal import Event
-from pytorch_spawner.core.scheduling import choose
-from pytorch_spawner.errors import ContainerDied, EngineRefused, LabError, NotReadyInTime
+from pytorch_spawner.core.tickets import Policy, Wait
+from pytorch_spawner.dispatch import Leased, Rules
+from pytorch_spawner.errors import (
+    BadRequest,
+    ContainerDied,
+    EngineRefused,
+    LabError,
+    LedgerUnavailable,
+    NotGranted,
+    NotReadyInTime,
+)
 from pytorch_spawner.failpoints import reach
 from pytorch_spawner.form import render_form
+from pytorch_spawner.gpu_source import Spec
 from pytorch_spawner.ledger.store import Start
 from pytorch_spawner.shared import Lab
 from pytorch_spawner.traits import LabTraits
@@ -84,15 +94,30 @@ class PyTorchSpawner(LabTraits):
         server = identity.server_slug(self.user.name, self.name)
         return {**names, "slug": server, "lab_container": f"{self.hub_id}-{server}"}
 
+    def _gpu_spec(self) -> Spec:
+        return Spec(
+            static=tuple(self.inventory),
+            pools=self.gpu_pools,
+            modes=self.gpu_modes,
+            helper_image=self._trusted_image,
+        )
+
+    @property
+    def _trusted_image(self) -> str:
+        # Never the image that the student chose: helpers run as root or beside every home.
+        return str(self.helper_image or next(iter(self.images.values()), self.image))
+
     async def offer(self) -> request.Offer:
         """What this lab offers to this user now."""
-        inventory = await self.lab.inventory(tuple(map(_frozen, self.inventory)))
-        most = min(self.max_gpus, len(inventory.gpus))
+        inventory = await self.lab.gpus.offered(self._gpu_spec())
+        most = min(self.max_gpus, len([gpu for gpu in inventory.gpus if gpu.slots]))
         return request.Offer(
             images=self.images or {self.image: self.image},
             max_gpus=most,
             default_gpus=min(self.default_gpus, most),
+            shares=request.shares_of(inventory),
             pools=inventory.pools,
+            on_busy=self.on_busy,
         )
 
     # -- docker calls -----------------------------------------------------------------------
@@ -119,54 +144,105 @@ class PyTorchSpawner(LabTraits):
         await super().run_auth_state_hook(auth_state)
 
     async def run_pre_spawn_hook(self) -> None:
-        """Begin the journal and take the lease; the admin's own hook runs first."""
+        """Begin the journal and wait for the lease; the admin's own hook runs first."""
         await maybe_future(super().run_pre_spawn_hook())
         if self._request is None:  # an admin replaced apply_user_options
             await _apply_user_options(self, self.user_options)
         wanted = self._request
         if wanted is None:
             raise RuntimeError("apply_user_options left no request")
+        self._is_up = self._was_asked_to_stop = False
         async with self._failures_told():
-            self._start = await self.lab.begin_start(self.user.name, self.name, wanted)
+            await self._begin(wanted)
             reach("start-written")
             await self._tell("requested", "Your server is being prepared.", warmup=self.warmup)
-            self._lease_id, self._gpus = await self._take_gpus(wanted)
+            self._leased = await self._take_gpus(wanted)
             reach("lease-taken")
+            if self.starts_at_once:
+                await self.lab.take_starting_place(self, self.starts_at_once)
 
-    async def _take_gpus(self, wanted: request.Request) -> tuple[str, tuple[Gpu, ...]]:
+    async def _begin(self, wanted: request.Request) -> None:
+        groups = sorted(group.name for group in self.user.groups)
+        try:
+            self._start = await self.lab.begin_start(self.user.name, self.name, wanted, groups)
+        except LedgerUnavailable as error:
+            if wanted.gpus:
+                raise
+            # Nothing of it can be written down, but a server without a GPU needs no ledger.
+            self.log.warning("%s starts without a journal: %s", self._log_name, error)
+            self._start = None
+
+    async def _take_gpus(self, wanted: request.Request) -> Leased | None:
         if wanted.gpus == 0:
             await self._tell("gpu", "This server runs without a GPU.", gpus=[], share="none")
-            return "", ()
-        inventory = await self.lab.inventory(tuple(map(_frozen, self.inventory)))
-        running = await self.lab.in_lane(
-            self.object_name, lambda: self.lab.occupied_by_others(self.user.name, self.name)
-        )
+            return None
         start = self._start
         if start is None:
             raise RuntimeError("no start")
+        # What an earlier start of this server left must be gone before its GPU is given again.
+        await self._call(engine.remove, self.object_name)
+        began = time.monotonic()
         try:
-            lease = await self.lab.call(
-                lambda ledger: ledger.take_lease(
-                    start, lambda held: choose(inventory, held | running, wanted)
-                )
+            leased = await self.lab.queue.acquire(
+                start, wanted.on_busy, self._rules(), self._tell_queue
             )
         except LabError as error:
-            if self.when_full != "cpu" or error.code != "no-gpu-available":
+            instead = _without_gpu_because(error, wanted)
+            if not instead:
                 raise
-            self._request = request.Request(wanted.image, course=wanted.course)
-            await self._tell(
-                "gpu",
-                "All GPUs are in use; this server starts without one.",
-                gpus=[],
-                share="none",
+            self._request = wanted.without_gpu()
+            await self._tell("gpu", instead, gpus=[], share="none")
+            return None
+        await self._tell_gpus(leased, time.monotonic() - began)
+        return leased
+
+    def _rules(self) -> Rules:
+        spec = self._gpu_spec()
+        return Rules(
+            inventory=lambda: self.lab.gpus.read(spec),
+            grants=parse_grants(
+                self.grants, Known(), source="config", default_count=max(1, self.max_gpus)
+            ),
+            policy=Policy(
+                preference=self.preference,
+                patience_s=self.patience_s,
+                max_lease_s=self.max_lease_s or None,
+            ),
+            of_groups={group.name: self._grant_of(group) for group in self.user.groups},
+        )
+
+    def _grant_of(self, group: Any) -> Grant | None:
+        """The grant in a JupyterHub group's properties; a wrong one is logged and left out."""
+        said = (group.properties or {}).get("pytorch_spawner_grant")
+        if said is None:
+            return None
+        try:
+            row = {**dict(said), "to": "group", "subject": group.name}
+            row["id"] = identity.slug(group.name)
+            (grant,) = parse_grants(
+                [row], Known(), source="group", default_count=max(1, self.max_gpus)
             )
-            return "", ()
-        gpus = tuple(gpu for uuid in lease.gpus if (gpu := inventory.get(uuid)) is not None)
+        except (BadRequest, TypeError, ValueError) as error:
+            self.log.warning("the property of group %s is no grant: %s", group.name, error)
+            return None
+        return grant
+
+    async def _tell_queue(self, wait: Wait) -> None:
+        if self._start is not None:
+            await self.lab.note(self._start, "queue", queue_event(wait))
+
+    async def _tell_gpus(self, leased: Leased, waited_s: float) -> None:
+        gpus = leased.gpus
         names = ", ".join(gpu.name or gpu.uuid for gpu in gpus)
+        limit = await self._limit(leased)
         await self._tell(
             "gpu",
             f"{names} is yours." if len(gpus) == 1 else f"{len(gpus)} GPUs are yours: {names}.",
-            share=wanted.share,
+            share="slot" if any(gpu.slots > 1 for gpu in gpus) else "whole",
+            why=leased.why,
+            until=leased.lease.until,
+            waited_s=round(waited_s, 2),
+            limit=limit.kind or None,
             gpus=[
                 {
                     "uuid": gpu.uuid,
@@ -176,14 +252,30 @@ class PyTorchSpawner(LabTraits):
                     "driver": gpu.driver,
                     "pool": gpu.pool,
                     "is_simulated": gpu.is_simulated,
+                    "mig_profile": gpu.mig_profile or None,
+                    "slots": gpu.slots,
+                    "slot": holding.slot if gpu.slots > 1 else None,
+                    "slot_memory_mib": gpu.slot_memory_mib,
                 }
-                for gpu in gpus
+                for gpu, holding in zip(gpus, leased.lease.holdings, strict=True)
             ],
         )
-        return lease.id, gpus
 
-    _lease_id: str = ""
-    _gpus: tuple[Gpu, ...] = ()
+    async def _limit(self, leased: Leased | None) -> plan.MemoryLimit:
+        """How the memory of slots is limited; nothing to limit for whole GPUs."""
+        if leased is None or all(gpu.slots == 1 for gpu in leased.gpus):
+            return plan.MemoryLimit()
+        image = self._request.image if self._request else self.image
+        try:
+            found = await self.docker("inspect_image", image)
+        except NotFound:  # it is pulled later
+            found = {"Config": {}}
+        return plan.memory_limit(leased.gpus, plan.torch_of(found), self.mps_pipe_dir)
+
+    _leased: Leased | None = None
+    # Whether Lab answered, and whether somebody wanted it to end: what tells a crash from a stop.
+    _is_up: bool = False
+    _was_asked_to_stop: bool = False
 
     async def start(self) -> str:
         """Plan, create and start the container; return its URL once Lab answers.
@@ -192,6 +284,12 @@ class PyTorchSpawner(LabTraits):
         and a container that dies is noticed at once, with its last lines.
         """
         began = time.monotonic()
+        try:
+            return await self._start_container(began)
+        finally:
+            self.lab.leave_starting_place(self)
+
+    async def _start_container(self, began: float) -> str:
         async with self._failures_told():
             self._plan = await self._make_plan()
             reach("plan-made")
@@ -204,6 +302,8 @@ class PyTorchSpawner(LabTraits):
                 f"http://{ip}:{port}", min(self.http_timeout, left_s)
             )
             reach("lab-answers")
+            self._is_up = True
+            self.lab.watch(self.object_name, self._look_at_once)
             await self._tell(
                 "lab",
                 "JupyterLab answers.",
@@ -214,25 +314,30 @@ class PyTorchSpawner(LabTraits):
     async def _make_plan(self) -> plan.ContainerPlan:
         wanted = self._request
         start = self._start
-        if wanted is None or start is None:
+        if wanted is None:
             raise RuntimeError("start() without run_pre_spawn_hook()")
         self.image = wanted.image
         who = await self._identity()
         volumes = await self._prepare_places(who)
+        reach("home-ready")
+        leased = self._leased
         injection = (
             await self.lab.in_lane(self.object_name, self.lab.injection)
-            if self._gpus
+            if leased
             else plan.Injection("none")
         )
         subject = plan.Subject(
             hub=self.hub_id,
             username=self.user.name,
             servername=self.name,
-            start_id=start.id,
-            lease_id=self._lease_id,
+            start_id=start.id if start else "",
+            lease_id=leased.lease.id if leased else "",
             login=self.login,
             identity=who,
             home=self.home_path,
+            holdings=leased.lease.holdings if leased else (),
+            grant=leased.lease.grant if leased else "",
+            until=leased.lease.until if leased else None,
         )
         site = plan.Site(
             limits=plan.Limits(self.pids_limit, self.shm_mib, self.cpu_limit or None),
@@ -247,8 +352,9 @@ class PyTorchSpawner(LabTraits):
                 }
             },
             volumes=volumes,
+            memory_limit=await self._limit(leased),
         )
-        return plan.build(subject, wanted, self._gpus, injection, site)
+        return plan.build(subject, wanted, leased.gpus if leased else (), injection, site)
 
     def _events_url(self) -> str:
         if not self.lab_url:
@@ -265,21 +371,22 @@ class PyTorchSpawner(LabTraits):
             )
         if said is None and self.uid_from_passwd:
             said = await self.lab.passwd_identity(self.user.name)
-        return await self.lab.call(
-            lambda ledger: ledger.identity(self.user.name, said, self.uid_range)
+        return await self.lab.identity_of(
+            self.user.name, said, self.uid_range, self._home(), self.object_name
         )
+
+    def _home(self) -> engine.Place:
+        owner = identity.slug(self.user.name)
+        if self.home_root:
+            return engine.Place(root=self.home_root, name=owner)
+        return engine.Place(volume=f"{self.hub_id}-home-{owner}")
 
     async def _prepare_places(self, who: identity.Identity) -> dict[str, str]:
         """Make home and compile cache where they are missing; return what to mount where."""
         owner = identity.slug(self.user.name)
-        home = (
-            engine.Place(root=self.home_root, name=owner)
-            if self.home_root
-            else engine.Place(volume=f"{self.hub_id}-home-{owner}")
-        )
+        home = self._home()
         cache = engine.Place(volume=f"{self.hub_id}-cache-{owner}")
-        # Never the image that the student chose: the helper runs as root beside every home.
-        helper = self.helper_image or next(iter(self.images.values()), self.image)
+        helper = self._trusted_image
         made = await self.lab.prepare(
             (home, cache), who, helper, self.object_name, pull=lambda: self.pull_image(helper)
         )
@@ -293,7 +400,7 @@ class PyTorchSpawner(LabTraits):
 
     def get_env(self) -> dict[str, Any]:
         env = super().get_env()
-        return {**env, **self._plan.environment} if self._plan else env
+        return plan.lay_over(env, self._plan.environment) if self._plan else env
 
     async def get_command(self) -> list[str]:
         """The image's own command behind the agent, which becomes it (exec) at once."""
@@ -455,6 +562,17 @@ class PyTorchSpawner(LabTraits):
 
     # -- the end --------------------------------------------------------------------------------
 
+    def _look_at_once(self) -> None:
+        """The engine says that the container ended: do what the hub would do at its next poll."""
+        if self._is_up and not self.pending:
+            asyncio.ensure_future(self.poll_and_notify())  # noqa: RUF006  (the hub keeps no task either)
+
+    async def stop(self, now: bool = False) -> None:
+        """Somebody wants the server to end: what it held is not kept for it."""
+        self._was_asked_to_stop = True
+        await super().stop(now)
+        reach("container-stopped")
+
     async def run_post_stop_hook(self) -> None:
         """Give the GPUs back, but only once the container that used them is gone."""
         try:
@@ -468,7 +586,16 @@ class PyTorchSpawner(LabTraits):
         reach("stop-begun")
         await self._call(engine.remove, self.object_name)
         reach("container-removed")
-        await self.lab.finish(self.user.name, self.name, self._start)
+        self.lab.leave_starting_place(self)
+        self.lab.unwatch(self.object_name)
+        has_crashed = self._is_up and not self._was_asked_to_stop
+        self._is_up = False
+        await self.lab.finish(
+            self.user.name,
+            self.name,
+            self._start,
+            keep_s=self.keep_after_crash_s if has_crashed else 0.0,
+        )
         reach("lease-released")
 
     @asynccontextmanager
@@ -505,6 +632,7 @@ class PyTorchSpawner(LabTraits):
         shows everything. Texts of a container are only in ``lab``, which pages insert as text.
         """
         seen, shown = 0, 5
+        told: Wait | None = None
         while True:
             if self._start is not None:
                 for entry in await self.lab.read_events(self._start, seen):
@@ -515,17 +643,55 @@ class PyTorchSpawner(LabTraits):
                         "message": _told(entry),
                         "lab": entry.as_json(),
                     }
+                place = self.lab.queue.position(self._start.id)
+                if place is not None and place != told:
+                    yield {
+                        "progress": shown,
+                        "message": f"You are number {place.place} in the queue. {place.reason}",
+                        "lab": Event(0, time.time(), "queue", queue_event(place)).as_json(),
+                    }
+                told = place
             await asyncio.sleep(_JOURNAL_POLL_S)
 
     def get_state(self) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state()
         if self._start is not None:
             state["start"] = self._start.id
+        if self._is_up:
+            state["is_up"] = True
         return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        # After a restart of the hub a server that runs may still end unexpectedly.
+        self._is_up = bool(state.get("is_up"))
 
     def clear_state(self) -> None:
         super().clear_state()
         self._plan = None
+
+
+def queue_event(wait: Wait) -> dict[str, Any]:
+    """What a start in the queue is told, as an event of kind "queue"."""
+    return {
+        "place": wait.place,
+        "of": wait.of,
+        "ahead": wait.place - 1,
+        "reason": wait.reason,
+        "expected_at": wait.expected_at,
+        "since": wait.ticket.since,
+        "can_start_cpu": True,
+    }
+
+
+def _without_gpu_because(error: LabError, wanted: request.Request) -> str:
+    """Why a start goes on without a GPU instead of failing; "" where it does not."""
+    if wanted.on_busy == "cpu" and error.code == "no-gpu-available":
+        return "All GPUs are in use; this server starts without one."
+    if not wanted.is_asked and isinstance(error, (NotGranted, BadRequest)):
+        # Nobody asked for a GPU; it is only what the lab gives to those who may have one.
+        return f"This server runs without a GPU. {error.public_message}"
+    return ""
 
 
 def _told(entry: Event) -> str:
@@ -548,15 +714,6 @@ async def _apply_user_options(spawner: PyTorchSpawner, options: Mapping[str, Any
         spawner._request = request.parse(options or {}, await spawner.offer())
     except LabError as error:
         raise StartRefused.of(error) from error
-
-
-def _frozen(device: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    parse_inventory([device])
-    return tuple(sorted((key, _hashable(value)) for key, value in device.items()))
-
-
-def _hashable(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _escaped(value: Any) -> Any:

@@ -47,7 +47,8 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
         GPUs to give out, as a list of mappings. Empty (default): ask the NVIDIA driver (NVML).
 
         Keys: ``uuid`` (required), ``index``, ``name``, ``memory_mib``, ``compute_capability``,
-        ``pool``, ``cdi_name`` (default ``nvidia.com/gpu=<uuid>``), ``is_simulated``. A static list
+        ``pool``, ``cdi_name`` (default ``nvidia.com/gpu=<uuid>``), ``is_simulated``, ``mode``
+        ("exclusive", "shared:N"), ``mig_profile``, ``numa_node``, ``links``. A static list
         serves a hub that runs apart from its engine, and labs without a GPU: devices are injected
         through CDI like real ones.
 
@@ -92,15 +93,132 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
         """,
     )
 
-    when_full = Enum(
-        ["fail", "cpu"],
-        "fail",
+    on_busy = Enum(
+        ["queue", "cpu", "fail"],
+        "queue",
         config=True,
         help="""
-        What a start gets when every GPU is in use: ``"fail"`` (default) answers at once who to ask
-        and what is free; ``"cpu"`` starts the server without a GPU and says so.
+        What a start does that finds every GPU in use and does not say itself (option ``on_busy``):
+        ``"queue"`` (default) waits on the pending page; ``"cpu"`` starts the server without a GPU
+        and says so; ``"fail"`` answers at once.
 
-        Example: ``c.PyTorchSpawner.when_full = "cpu"``
+        Example: ``c.PyTorchSpawner.on_busy = "cpu"``
+        """,
+    )
+
+    grants = List(
+        Dict(),
+        [{"id": "everyone", "to": "everyone"}],
+        config=True,
+        help="""
+        Who may have which GPUs, beside the grants in the ledger (``pytorch-spawner grants``).
+        Default: everyone may have up to ``max_gpus`` of any pool. Empty: only the ledger's grants.
+
+        Keys: ``id``, ``to`` ("user", "group", "everyone"), ``subject``, ``pool`` or ``gpus``
+        (UUIDs, then reserved for it), ``count`` (default ``max_gpus``), ``share`` ("any",
+        "whole", "slot", "mig:<profile>"), ``priority`` (-100 to 100), ``weekly_gpu_hours``,
+        ``max_lease_s``, ``valid_from``, ``valid_until``, ``images``. A JupyterHub group gives a
+        grant too, by its property ``pytorch_spawner_grant`` with the same keys.
+
+        Example: ``c.PyTorchSpawner.grants = [{"to": "group", "subject": "cv", "pool": "a100"}]``
+        """,
+    )
+
+    preference = Enum(
+        ["pack", "spread", "largest", "index"],
+        "pack",
+        config=True,
+        help="""
+        Which of several free GPUs is given: ``"pack"`` (default) the smallest that will do and the
+        fullest shared one, ``"spread"`` the emptiest, ``"largest"`` the one with most memory,
+        ``"index"`` the first.
+
+        Example: ``c.PyTorchSpawner.preference = "spread"``
+        """,
+    )
+
+    patience_s = Float(
+        4 * 3600,
+        min=0,
+        config=True,
+        help="""
+        Seconds in the queue after which a start is overtaken by nobody any more, whatever their
+        priority. Default: 14400 (4 hours).
+
+        Example: ``c.PyTorchSpawner.patience_s = 1800``
+        """,
+    )
+
+    max_lease_s = Integer(
+        0,
+        min=0,
+        config=True,
+        help="""
+        Longest time in seconds that one start may hold GPUs; its server is then stopped, after a
+        warning. 0 (default): no limit. A grant may set a shorter one. Queues can only say when a
+        GPU is expected where there is a limit.
+
+        Example: ``c.PyTorchSpawner.max_lease_s = 4 * 3600``
+        """,
+    )
+
+    keep_after_crash_s = Float(
+        60,
+        min=0,
+        config=True,
+        help="""
+        Seconds for which the GPUs of a server that ended by itself are kept for its next start.
+        Default: 60. 0: they go to whoever waits. A server that somebody stops gives them back at
+        once.
+
+        Example: ``c.PyTorchSpawner.keep_after_crash_s = 300``
+        """,
+    )
+
+    gpu_modes = Dict(
+        Unicode(),
+        config=True,
+        help="""
+        How GPUs are shared: UUID, pool or ``"*"`` to ``"exclusive"`` (default) or ``"shared:N"``,
+        N servers on one GPU with 1/N of its memory each. The admin's own setting comes first. A
+        GPU in use changes once nobody holds it.
+
+        Example: ``c.PyTorchSpawner.gpu_modes = {"teaching": "shared:4"}``
+        """,
+    )
+
+    gpu_pools = Dict(
+        Unicode(),
+        config=True,
+        help="""
+        Pools of GPUs: UUID to name; what is not listed is in "default".
+
+        Example: ``c.PyTorchSpawner.gpu_pools = {"GPU-1b2c…": "teaching"}``
+        """,
+    )
+
+    mps_pipe_dir = Unicode(
+        "",
+        config=True,
+        help="""
+        Pipe directory of the CUDA MPS daemon on the engine's host, if it runs one: then the memory
+        of slots is limited by the driver (hard), else by PyTorch alone (soft). Empty (default):
+        none.
+
+        Example: ``c.PyTorchSpawner.mps_pipe_dir = "/tmp/nvidia-mps"``
+        """,
+    )
+
+    starts_at_once = Integer(
+        50,
+        min=0,
+        config=True,
+        help="""
+        Most containers being started at the same time; further ones wait with their GPU. Default:
+        50. 0: no limit. It takes the place of ``JupyterHub.concurrent_spawn_limit``, which counts
+        those who queue for a GPU too and refuses whoever comes after.
+
+        Example: ``c.PyTorchSpawner.starts_at_once = 20``
         """,
     )
 

@@ -74,7 +74,7 @@ def free_port_block() -> int:
         return first
 
 
-def ensure_network() -> None:
+def ensure_network(docker_host: str = "") -> None:
     subprocess.run(
         [
             "docker",
@@ -84,9 +84,15 @@ def ensure_network() -> None:
             "com.docker.network.bridge.enable_icc=false",
             NETWORK,
         ],
+        env={**os.environ, **_reaching(docker_host)},
         capture_output=True,
         check=False,
     )
+
+
+def _reaching(docker_host: str) -> dict[str, str]:
+    """What the environment says for an engine; nothing for the machine's own."""
+    return {"DOCKER_HOST": docker_host} if docker_host else {}
 
 
 class Lab:
@@ -100,8 +106,10 @@ class Lab:
         traits: dict[str, Any] | None = None,
         image: str = "pytorch-spawner/lab:cpu",
         env: dict[str, str] | None = None,
+        docker_host: str = "",
     ) -> None:
         self.dir = directory
+        self.docker_host = docker_host
         self.port = free_port_block()
         self.hub_id = f"lab-{self.port}"
         self.url = f"http://127.0.0.1:{self.port}"
@@ -109,6 +117,7 @@ class Lab:
         self.traits = {
             "PyTorchSpawner.inventory": simulated_gpus(gpus) if gpus else [],
             "PyTorchSpawner.warmup": False,
+            "PyTorchSpawner.on_busy": "fail",
             "PyTorchSpawner.pull_policy": "never",
             **(traits or {}),
         }
@@ -116,7 +125,9 @@ class Lab:
         self.env = env or {}
         self.hub: subprocess.Popen[bytes] | None = None
         self.log = directory / "hub.log"
-        self.docker = docker.from_env()
+        self.docker = (
+            docker.DockerClient(base_url=docker_host) if docker_host else docker.from_env()
+        )
         self.session = requests.Session()
         self.session.trust_env = False
         self.session.headers["Authorization"] = f"token {self.token}"
@@ -124,7 +135,7 @@ class Lab:
     # -- the hub's life -----------------------------------------------------------------------
 
     def start(self, timeout_s: float = 40) -> Lab:
-        ensure_network()
+        ensure_network(self.docker_host)
         path = f"{ROOT / 'node_modules' / '.bin'}{os.pathsep}{Path(sys.executable).parent}"
         env = {
             **os.environ,
@@ -136,6 +147,7 @@ class Lab:
             "LAB_CONFIG": str(ROOT / "jupyterhub_config.py"),
             "LAB_TEST_TOKEN": self.token,
             "LAB_TEST_TRAITS": json.dumps(self.traits),
+            **_reaching(self.docker_host),
             **self.env,
         }
         with self.log.open("ab") as log:
@@ -168,6 +180,19 @@ class Lab:
         assert self.hub is not None
         os.kill(self.hub.pid, signal.SIGKILL)
         self.hub.wait(10)
+
+    def service_pid(self) -> int | None:
+        """The hub's child that is the lab service, by its command line."""
+        assert self.hub is not None
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                parent = int((place / "stat").read_text().rpartition(")")[2].split()[1])
+                words = (place / "cmdline").read_bytes().split(b"\0")
+            except OSError:  # it ended meanwhile
+                continue
+            if parent == self.hub.pid and b"pytorch_spawner.lab" in words:
+                return int(place.name)
+        return None
 
     def stop(self) -> None:
         if self.hub is not None and self.hub.poll() is None:
@@ -282,7 +307,9 @@ class Lab:
 
     def containers(self) -> list[Any]:
         return self.docker.containers.list(
-            all=True, filters={"label": f"org.pytorch-spawner.hub={self.hub_id}"}
+            all=True,
+            filters={"label": f"org.pytorch-spawner.hub={self.hub_id}"},
+            ignore_removed=True,
         )
 
     def container(self, user: str, server: str = "") -> Any:
@@ -290,6 +317,7 @@ class Lab:
         found = self.docker.containers.list(
             all=True,
             filters={"label": [f"org.pytorch-spawner.hub={self.hub_id}", label]},
+            ignore_removed=True,
         )
         return found[0] if found else None
 

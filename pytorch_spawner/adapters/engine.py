@@ -17,7 +17,8 @@ import requests
 from docker.errors import APIError, DockerException, ImageNotFound, NotFound
 from docker.utils import kwargs_from_env
 
-from pytorch_spawner.core.plan import LABEL, Injection
+from pytorch_spawner.core.placement import Holding
+from pytorch_spawner.core.plan import LABEL, Injection, read_holdings
 from pytorch_spawner.errors import (
     EngineRefused,
     EngineUnavailable,
@@ -55,6 +56,11 @@ class LabContainer:
     def gpus(self) -> tuple[str, ...]:
         """UUIDs of the GPUs it was given."""
         return tuple(gpu for gpu in self.label("gpus").split(",") if gpu)
+
+    @property
+    def holdings(self) -> tuple[Holding, ...]:
+        """What it was given, slots included; a label that is no slot means a whole GPU."""
+        return read_holdings(self.label("gpus"), self.label("slot"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -381,3 +387,15 @@ def volume_birth(client: Any, name: str, labels: Mapping[str, str]) -> str:
     with translated():
         volume = client.create_volume(name=name, labels=dict(labels))
     return str(volume.get("CreatedAt", ""))
+
+
+def volume_owners(client: Any, hub: str) -> dict[str, int]:
+    """The uid that each volume of a hub was made for, by the volume's name."""
+    with translated():
+        listed = client.volumes(filters={"label": f"{LABEL}owner"})
+    owners = {}
+    for volume in listed.get("Volumes") or ():
+        name, owner = str(volume.get("Name", "")), (volume.get("Labels") or {}).get(LABEL + "owner")
+        if name.startswith(f"{hub}-") and str(owner).isdigit():
+            owners[name] = int(str(owner))
+    return owners

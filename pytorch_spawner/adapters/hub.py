@@ -21,7 +21,10 @@ except ImportError:  # JupyterHub 5 has none; an HTTPError is passed on with its
 
 _STATUS = {
     "bad-request": 400,
+    "not-granted": 403,
     "no-gpu-available": 409,
+    "removed-from-queue": 409,
+    "start-is-over": 409,
     "engine-unavailable": 503,
     "ledger-unavailable": 503,
 }

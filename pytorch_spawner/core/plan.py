@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from pytorch_spawner.core.gpus import Gpu
+from pytorch_spawner.core.gpus import Gpu, GpuUuid
 from pytorch_spawner.core.identity import Identity
+from pytorch_spawner.core.placement import Holding
 from pytorch_spawner.core.request import Request
 from pytorch_spawner.errors import NoGpuInjection
 
@@ -22,6 +24,9 @@ LABEL: Final = "org.pytorch-spawner."
 AGENT_PATH: Final = "/opt/pytorch-spawner/agent.pyz"
 CA_PATH: Final = "/opt/pytorch-spawner/ca.pem"
 CACHE_DIR: Final = "/var/cache/pytorch-spawner"
+TORCH_LABEL: Final = "org.pytorch-spawner.image.torch"
+_ALLOC_CONF: Final = "PYTORCH_CUDA_ALLOC_CONF"
+_SLOT: Final = re.compile(r"([0-9]{1,2})/([1-9][0-9]?)")
 # Every variable by which a common client finds its CA bundle. Sources: the documentation of pip
 # (--cert), requests, curl, git-config (http.sslCAInfo), OpenSSL and Node's tls module.
 _CA_VARIABLES: Final = (
@@ -86,6 +91,9 @@ class Subject:
         servername: "" for the default server.
         start_id: Id of this start.
         lease_id: Id of the lease; "" without GPUs.
+        holdings: What the lease holds, beside ``gpus`` of ``build``; empty for whole GPUs.
+        grant: Id of the grant it was given through.
+        until: Unix time at which the lease ends at the latest; None for no limit.
         login: What ``whoami`` says.
         identity: uid and gid.
         home: Path of the home in the container.
@@ -99,6 +107,9 @@ class Subject:
     login: str
     identity: Identity
     home: str
+    holdings: tuple[Holding, ...] = ()
+    grant: str = ""
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +152,84 @@ class ContainerPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryLimit:
+    """How the memory of a slot is limited.
+
+    Attributes:
+        kind: "hard" (CUDA MPS refuses what is beyond it), "soft" (PyTorch's allocator does, unless
+            the student switches it off), "none" (nothing does), or "" for whole GPUs.
+        environment: Variables that put it in force.
+        mounts: Path on the engine's host -> path in the container.
+    """
+
+    kind: str = ""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    mounts: Mapping[str, str] = field(default_factory=dict)
+
+
+MPS_PIPE_DIR: Final = "/var/run/pytorch-spawner/mps"
+# The first PyTorch whose allocator reads its share of the memory from the environment; older ones
+# refuse an option that they do not know, and with it every CUDA call (pytorch PR #161035).
+_FRACTION_SINCE: Final = (2, 10)
+
+
+def memory_limit(
+    gpus: Sequence[Gpu], torch: tuple[int, int] | None, mps_pipe_dir: str
+) -> MemoryLimit:
+    """Choose how slots are limited to their budget.
+
+    Args:
+        gpus: What the lease holds, in the order in which CUDA numbers them in the container.
+        torch: (major, minor) of the image's PyTorch; None where unknown.
+        mps_pipe_dir: Pipe directory of the host's MPS daemon; "" where it runs none.
+    """
+    slots = [gpu for gpu in gpus if gpu.slots > 1]
+    if not slots:
+        return MemoryLimit()
+    environment: dict[str, str] = {}
+    mounts: dict[str, str] = {}
+    kind = "none"
+    if torch is not None and torch >= _FRACTION_SINCE:
+        fraction = min(1 / gpu.slots for gpu in slots)
+        environment[_ALLOC_CONF] = f"per_process_memory_fraction:{fraction:.4f}"
+        kind = "soft"
+    budgets = [gpu.slot_memory_mib for gpu in gpus]
+    if mps_pipe_dir and None not in budgets:
+        # NVIDIA's MPS documentation, CUDA_MPS_PINNED_DEVICE_MEM_LIMIT: "0=1G,1=512MB", by the
+        # device's number as the client sees it.
+        environment["CUDA_MPS_PIPE_DIRECTORY"] = MPS_PIPE_DIR
+        environment["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] = ",".join(
+            f"{place}={budget}M" for place, budget in enumerate(budgets)
+        )
+        mounts[mps_pipe_dir] = MPS_PIPE_DIR
+        kind = "hard"
+    return MemoryLimit(kind, environment, mounts)
+
+
+def torch_of(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """The PyTorch of an image, by our recipes' label or the official images' PYTORCH_VERSION.
+
+    Args:
+        image: What the engine says of it (docker inspect).
+    """
+    config = image.get("Config") or {}
+    said = (config.get("Labels") or {}).get(TORCH_LABEL) or _as_mapping(config.get("Env")).get(
+        "PYTORCH_VERSION", ""
+    )
+    match = re.match(r"(\d+)\.(\d+)", str(said))
+    return (int(match[1]), int(match[2])) if match else None
+
+
+def lay_over(environment: Mapping[str, Any], ours: Mapping[str, str]) -> dict[str, Any]:
+    """Our variables over the others; the allocator's options of both are kept, ours last."""
+    merged = {**environment, **ours}
+    theirs = environment.get(_ALLOC_CONF)
+    if theirs and ours.get(_ALLOC_CONF):
+        merged[_ALLOC_CONF] = f"{theirs},{ours[_ALLOC_CONF]}"
+    return merged
+
+
+@dataclass(frozen=True, slots=True)
 class Site:
     """What is the same for every start of a lab.
 
@@ -150,7 +239,7 @@ class Site:
         has_ca: The site's CA bundle is copied into containers.
         agent: The agent's settings (warm-up, checks), as JSON.
         volumes: Home and cache of this user: volume or host path -> path in the container.
-        environment: Further variables (compile cache, threads); ours win over the image's.
+        memory_limit: How the memory of slots is limited.
     """
 
     limits: Limits
@@ -158,6 +247,29 @@ class Site:
     has_ca: bool
     agent: Mapping[str, Any]
     volumes: Mapping[str, str]
+    memory_limit: MemoryLimit = field(default_factory=MemoryLimit)
+
+
+def write_slots(holdings: Sequence[Holding]) -> str:
+    """The label ``slot``: "2/4" for the third of four slots, one for each GPU; "" for whole ones.
+
+    The whole ones beside a slot are written "0/1".
+    """
+    if all(holding.slots == 1 for holding in holdings):
+        return ""
+    return ",".join(f"{holding.slot}/{holding.slots}" for holding in holdings)
+
+
+def read_holdings(gpus: str, slots: str) -> tuple[Holding, ...]:
+    """Read the labels ``gpus`` and ``slot`` back; what is no slot counts as a whole GPU."""
+    uuids = [gpu for gpu in gpus.split(",") if gpu]
+    said = slots.split(",")
+    found = []
+    for place, uuid in enumerate(uuids):
+        match = _SLOT.fullmatch(said[place]) if place < len(said) else None
+        slot, cut = (int(match[1]), int(match[2])) if match else (0, 1)
+        found.append(Holding(GpuUuid(uuid), slot, cut))
+    return tuple(found)
 
 
 def build(
@@ -182,7 +294,10 @@ def build(
         LABEL + "start": subject.start_id,
         LABEL + "lease": subject.lease_id,
         LABEL + "gpus": ",".join(gpu.uuid for gpu in gpus),
-        LABEL + "slot": "",
+        LABEL + "slot": write_slots(subject.holdings),
+        # Beyond what runs: what a lost ledger needs to know again.
+        LABEL + "grant": subject.grant,
+        LABEL + "until": "" if subject.until is None else f"{subject.until:.0f}",
     }
     plan = ContainerPlan(
         image=request.image,
@@ -194,7 +309,7 @@ def build(
         # that Docker makes in the image, and undo what the helper container prepared.
         volumes={
             source: {"bind": path, "mode": "rw" if source.startswith("/") else "rw,nocopy"}
-            for source, path in site.volumes.items()
+            for source, path in {**site.volumes, **site.memory_limit.mounts}.items()
         },
         device_requests=_device_requests(gpus, injection),
         host_config={
@@ -218,7 +333,7 @@ def digest(plan: ContainerPlan) -> str:
     said["labels"] = {
         key: value
         for key, value in said["labels"].items()
-        if not key.endswith((".start", ".lease", ".config"))
+        if not key.endswith((".start", ".lease", ".config", ".until"))
     }
     said["environment"] = {
         key: value for key, value in said["environment"].items() if "PYTORCH_SPAWNER" not in key
@@ -259,7 +374,8 @@ def _environment(
         "v": 1,
         "start": subject.start_id,
         "server": f"{subject.username}/{subject.servername}",
-        "share": request.share,
+        "share": "slot" if any(gpu.slots > 1 for gpu in gpus) else "whole" if gpus else "none",
+        "memory_limit": site.memory_limit.kind,
         "cache_dir": CACHE_DIR,
         "shm_expected_mib": site.limits.shm_mib,
         "gpus": [
@@ -268,6 +384,8 @@ def _environment(
                 "name": gpu.name,
                 "memory_mib": gpu.memory_mib,
                 "simulated": gpu.is_simulated,
+                "slots": gpu.slots,
+                "slot_memory_mib": gpu.slot_memory_mib,
             }
             for gpu in gpus
         ],
@@ -295,6 +413,7 @@ def _environment(
             ",".join(gpu.uuid for gpu in gpus) if gpus and injection.kind == "nvidia" else "void"
         ),
     }
+    environment.update(site.memory_limit.environment)
     if site.limits.cpus:
         # A CFS quota does not change sched_getaffinity, from which inductor counts its compile
         # workers: 32 of them in a small cgroup end in an out-of-memory kill.

@@ -13,22 +13,28 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
+from pytorch_spawner.core.placement import Holding
+
 Server = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class SeenLease:
-    """A lease as the ledger has it; ``start_id`` names the start that took it."""
+    """A lease as the ledger has it; ``start_id`` names the start that took it.
+
+    ``is_kept``: its server ended unexpectedly, and the time for which it is kept is not over.
+    """
 
     id: str
     start_id: str
     server: Server
     gpus: tuple[str, ...]
+    is_kept: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class SeenContainer:
-    """A container as the engine has it, by its labels."""
+    """A container as the engine has it, by its labels; ``holdings`` are ``gpus`` with slots."""
 
     id: str
     start_id: str
@@ -36,6 +42,9 @@ class SeenContainer:
     server: Server
     gpus: tuple[str, ...]
     is_running: bool
+    holdings: tuple[Holding, ...] = ()
+    grant: str = ""
+    until: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +94,13 @@ def reconcile(
     release = tuple(
         lease
         for lease in leases
-        if lease.server not in active
-        # Left over: its start has ended and no running container carries it. A start under way has
-        # no container yet, and an older container of the same server says nothing about it.
-        or (lease.start_id not in open_ids and lease.id not in carried)
+        if not lease.is_kept
+        and (
+            lease.server not in active
+            # Left over: its start has ended and no running container carries it. A start under way
+            # has no container yet, and an older container of the same server says nothing about it.
+            or (lease.start_id not in open_ids and lease.id not in carried)
+        )
     )
     known = {lease.id for lease in leases} - {lease.id for lease in release}
     adopt = tuple(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from pytorch_spawner.core.gpus import MIG_PROFILE, Inventory
 from pytorch_spawner.errors import BadRequest
 
-SHARES: Final = ("whole", "slot", "none")
-_MIG_SHARE = re.compile(r"mig:[0-9]{1,2}g\.[0-9]{1,4}gb(\+[a-z0-9.]{1,10})?")
-OPTIONS: Final = frozenset({"image", "gpus", "share", "pool", "course"})
+ON_BUSY: Final = ("queue", "cpu", "fail")
+OPTIONS: Final = frozenset({"image", "gpus", "share", "pool", "course", "on_busy"})
 _SHOWN: Final = 60
 
 
@@ -27,17 +27,19 @@ class Offer:
         images: Display name -> image reference; at least one, the first is the default.
         max_gpus: Most GPUs one server may hold; 0 in a lab without GPUs.
         default_gpus: What a start gets that does not say.
-        shares: Values of ``share`` this lab knows, a subset of ``SHARES`` or "mig:<profile>".
+        shares: Values of ``share`` this lab has devices for: "whole", "slot", "mig:<profile>".
         pools: Names of the pools; empty means that naming a pool is refused.
         courses: Names of the courses the user belongs to.
+        on_busy: What a start does that finds every GPU in use and does not say: see ``ON_BUSY``.
     """
 
     images: Mapping[str, str]
     max_gpus: int = 1
     default_gpus: int = 1
-    shares: tuple[str, ...] = ("whole", "none")
+    shares: tuple[str, ...] = ("whole",)
     pools: tuple[str, ...] = ()
     courses: tuple[str, ...] = ()
+    on_busy: str = "queue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,13 @@ class Request:
     Attributes:
         image: Image reference as the engine knows it.
         gpus: How many GPUs, 0 <= gpus <= the offer's max_gpus; 0 exactly when share is "none".
-        share: "whole", "slot", "mig:<profile>" or "none".
+        share: "any" (whatever the user's grant gives), "whole", "slot", "mig:<profile>" or "none".
         pool: Name of a pool; "" for any.
         course: Name of a course; "" for none.
+        on_busy: What to do when every GPU is in use: wait in the "queue", start on the "cpu",
+            or "fail".
+        is_asked: The start itself asked for GPUs; otherwise they are the lab's default, and a
+            user whom no grant gives one starts without.
     """
 
     image: str
@@ -57,6 +63,12 @@ class Request:
     share: str = "none"
     pool: str = ""
     course: str = ""
+    on_busy: str = "queue"
+    is_asked: bool = False
+
+    def without_gpu(self) -> Request:
+        """The same start on the CPU."""
+        return replace(self, gpus=0, share="none", pool="")
 
     def as_json(self) -> dict[str, Any]:
         """The request as it is kept in the ledger and shown by the API."""
@@ -66,7 +78,20 @@ class Request:
             "share": self.share,
             "pool": self.pool,
             "course": self.course,
+            "on_busy": self.on_busy,
         }
+
+
+def shares_of(inventory: Inventory) -> tuple[str, ...]:
+    """What the devices of a lab can be asked for as, "whole" first."""
+    has_whole = any(gpu.slots == 1 and not gpu.mig_profile for gpu in inventory.gpus)
+    has_slots = any(gpu.slots > 1 for gpu in inventory.gpus)
+    profiles = dict.fromkeys(gpu.mig_profile for gpu in inventory.gpus if gpu.mig_profile)
+    return (
+        *(("whole",) if has_whole else ()),
+        *(("slot",) if has_slots else ()),
+        *(f"mig:{profile}" for profile in profiles),
+    )
 
 
 def parse(options: Mapping[str, Any], offer: Offer) -> Request:
@@ -100,6 +125,8 @@ def parse(options: Mapping[str, Any], offer: Offer) -> Request:
         share=share,
         pool=_parse_choice("pool", said.get("pool"), offer.pools),
         course=_parse_choice("course", said.get("course"), offer.courses),
+        on_busy=_parse_choice("on_busy", said.get("on_busy"), ON_BUSY) or offer.on_busy,
+        is_asked=any(said.get(key) not in (None, "") for key in ("gpus", "share", "pool")),
     )
 
 
@@ -127,15 +154,12 @@ def _parse_share_and_gpus(share: Any, gpus: Any, offer: Offer) -> tuple[str, int
     count = None if gpus is None or gpus == "" else _parse_count(gpus, offer)
     if share is None or share == "":
         wanted = offer.default_gpus if count is None else count
-        first = next((known for known in offer.shares if known != "none"), "none")
-        return (first, wanted) if wanted and first != "none" else ("none", 0)
-    allowed = (*offer.shares, "none")
-    is_known = isinstance(share, str) and (share in allowed)
-    if not is_known:
+        return ("any", wanted) if wanted else ("none", 0)
+    allowed = ("any", *offer.shares, "none")
+    if not (isinstance(share, str) and share in allowed):
         hint = " (this lab has no such MIG profile)" if _is_mig(share) else ""
         raise BadRequest(
-            f"The option share is {_shown(share)}{hint}; this lab knows "
-            f"{', '.join(dict.fromkeys(allowed))}."
+            f"The option share is {_shown(share)}{hint}; this lab knows {', '.join(allowed)}."
         )
     if share == "none":
         if count:
@@ -149,7 +173,11 @@ def _parse_share_and_gpus(share: Any, gpus: Any, offer: Offer) -> tuple[str, int
 
 
 def _is_mig(share: Any) -> bool:
-    return isinstance(share, str) and _MIG_SHARE.fullmatch(share) is not None
+    return (
+        isinstance(share, str)
+        and share.startswith("mig:")
+        and MIG_PROFILE.fullmatch(share[4:]) is not None
+    )
 
 
 def _parse_count(said: Any, offer: Offer) -> int:

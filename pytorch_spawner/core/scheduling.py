@@ -1,79 +1,494 @@
-"""Which GPUs a start gets. A pure function of what there is, what is held and what is asked.
+"""Who gets which GPU now, and what everybody else is told: one pure function, ``schedule``.
 
-Truth has two parts: the ledger's leases, and the labels on running containers. A GPU is free only
-when neither names it, so a lost or late ledger cannot put two students on one GPU.
+Order of the queue: tickets that have waited longer than the policy's patience come first, in order
+of arrival; then by priority, then by decayed past use (fair share, in steps), then by arrival.
+
+No starvation: a ticket that cannot be served keeps the devices it could already have (they are
+reserved for it), and nobody behind it gets them, except a lease that is sure to end before the
+ticket expects to start. A ticket past the patience is overtaken by nobody any more.
+
+Nothing here reads a clock: ``now`` comes from the ledger, where it never runs backwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
-from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
-from pytorch_spawner.core.request import Request
-from pytorch_spawner.errors import BadRequest, NoGpuAvailable
+from pytorch_spawner.core.forecast import Expectation, Forecast, Line
+from pytorch_spawner.core.gpus import Gpu, Inventory
+from pytorch_spawner.core.grants import Grant, GrantBook, count_of, covers, explain_one, hours
+from pytorch_spawner.core.placement import Board, Device, Holding, Kind
+from pytorch_spawner.core.tickets import (
+    Decisions,
+    Give,
+    Held,
+    Policy,
+    Refuse,
+    Ticket,
+    Usage,
+    Wait,
+)
 
-Preference = Callable[[Gpu], tuple[int, ...]]
+__all__ = [
+    "Decisions",
+    "Give",
+    "Held",
+    "Policy",
+    "Refuse",
+    "Ticket",
+    "Usage",
+    "Wait",
+    "gpu_share",
+    "schedule",
+]
 
-# A key function each: the algorithm is written once and ties break on the UUID, so that the same
-# input gives the same answer whatever order the driver lists devices in.
-PREFERENCES: Final[Mapping[str, Preference]] = {
-    # The smallest GPU that will do, so that the large ones stay free for those who ask for them.
-    "smallest": lambda gpu: (gpu.memory_mib or 0, gpu.index),
-    "index": lambda gpu: (gpu.index,),
-}
+# A lease shorter than this is of no use to anybody: who has less left in the week is refused.
+_SHORTEST_LEASE_S: Final = 60.0
+_TOO_LATE: Final = (
+    "No GPU is expected to be free before your grant ends (grant of {}). It may be, when somebody "
+    "stops their server; or start without a GPU."
+)
 
 
-def choose(
+@dataclass(frozen=True, slots=True)
+class _Option:
+    """One way in which a ticket may be served."""
+
+    grant: Grant
+    kind: Kind
+    longest_s: float | None
+
+
+class _Refused(Exception):
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def schedule(  # noqa: PLR0913  (what a decision depends on, each by its name)
     inventory: Inventory,
-    occupied: Collection[GpuUuid],
-    request: Request,
-    *,
-    preference: str = "smallest",
-) -> tuple[Gpu, ...]:
-    """Pick whole GPUs for a request.
+    leases: Sequence[Held],
+    tickets: Sequence[Ticket],
+    grants: GrantBook,
+    usage: Usage,
+    now: float,
+    policy: Policy | None = None,
+) -> Decisions:
+    """Decide about every ticket.
 
     Args:
-        inventory: The engine's GPUs.
-        occupied: UUIDs that a lease holds or a running container carries; unknown ones are ignored.
-        request: What is asked for; ``gpus`` >= 0.
-        preference: Key of ``PREFERENCES``.
+        inventory: The devices, with the admin's settings laid over them
+            (``placement.with_settings``).
+        leases: What is held, containers without a lease included.
+        tickets: Who waits, in any order.
+        grants: All grants of the hub.
+        usage: Past use.
+        now: Unix time in seconds that never runs backwards.
+        policy: How the queue is kept.
 
     Returns:
-        ``request.gpus`` GPUs of one pool, best first; empty when none is asked for.
-
-    Raises:
-        BadRequest: The lab could never serve this, however idle: too few GPUs in any one pool.
-        NoGpuAvailable: It could, but not now; carries wanted and free.
+        A decision for each ticket; the same input gives the same decisions.
     """
-    if request.gpus == 0:
-        return ()
-    key = PREFERENCES[preference]
-    pools = [request.pool] if request.pool else list(inventory.pools)
-    most_free = 0
-    largest_pool = 0
-    for pool in pools:
-        members = [gpu for gpu in inventory.gpus if gpu.pool == pool]
-        free = [gpu for gpu in members if gpu.uuid not in occupied]
-        largest_pool = max(largest_pool, len(members))
-        most_free = max(most_free, len(free))
-        if len(free) >= request.gpus:
-            ranked = sorted(free, key=lambda gpu: (*key(gpu), gpu.uuid))
-            return tuple(ranked[: request.gpus])
-    if largest_pool < request.gpus:
-        where = f"the pool {request.pool}" if request.pool else "this lab"
-        reason = f" {inventory.reason}" if inventory.reason else ""
-        raise BadRequest(
-            f"You asked for {_gpus(request.gpus)}, but {where} has {_gpus(largest_pool)}.{reason}"
+    return _Pass(inventory, leases, grants, usage, now, policy or Policy()).run(tickets)
+
+
+class _Pass:
+    """One run of ``schedule``; its state is what the decisions so far have changed."""
+
+    def __init__(
+        self,
+        inventory: Inventory,
+        leases: Sequence[Held],
+        grants: GrantBook,
+        usage: Usage,
+        now: float,
+        policy: Policy,
+    ) -> None:
+        self.inventory, self.grants, self.usage = inventory, grants, usage
+        self.now, self.policy = now, policy
+        # In an order of our own, so that the answer does not depend on the order of the input.
+        leases = sorted(leases, key=lambda held: (held.id, held.username, held.servername))
+        over = [held for held in leases if held.is_over(now)]
+        self.release = [held.id for held in over]
+        self.leases = [held for held in leases if held not in over] if over else leases
+        self.kept = {
+            (held.username, held.servername): held
+            for held in self.leases
+            if held.kept_until is not None
+        }
+        self.held_count: dict[tuple[str, str], int] = {}
+        for held in self.leases:
+            self._count(held.username, held.grant, len(held.holdings))
+        self.reserved = grants.reserved(now)
+        self.board = Board(
+            inventory, _taken(inventory, self.leases), self.reserved, policy.preference
         )
-    raise NoGpuAvailable(
-        f"All GPUs are in use: you asked for {_gpus(request.gpus)}, {most_free} of {largest_pool} "
-        f"{'is' if most_free == 1 else 'are'} free. Try again in a while, start without a GPU, or "
-        "ask the lab's admin who holds them.",
-        wanted=request.gpus,
-        free=most_free,
-    )
+        self.forecast = Forecast(self.board, self.leases)
+        self.troubles: dict[tuple[Kind, int], str] = {}
+        self.failed: set[tuple[Kind, int, float | None]] = set()
+        self.options: dict[tuple[object, ...], tuple[_Option, ...]] = {}
+        self.give: list[Give] = []
+        self.refuse: list[Refuse] = []
+
+    def run(self, tickets: Sequence[Ticket]) -> Decisions:
+        in_order = sorted(tickets, key=self._order)
+        # Before anybody is promised a time: what its server comes back to does not fall free.
+        back = [one for one in in_order if one.server in self.kept and not one.is_away]
+        decided = {ticket.id for ticket in back if self._decide_kept(ticket)}
+        waiting = Line(self.board)
+        for ticket in in_order:
+            if ticket.id in decided:
+                continue
+            try:
+                options = self._options(ticket)
+            except _Refused as refused:
+                self.refuse.append(Refuse(ticket, refused.code, str(refused)))
+                continue
+            given = self._place(ticket, options)
+            if given is None:
+                option = self._in_service(ticket, options)
+                expected, trouble = self._expect(ticket, option, is_only=len(options) == 1)
+                waiting.join(ticket, option.kind, expected.at, expected.after, trouble)
+            else:
+                self.give.append(given)
+        return Decisions(
+            tuple(self.give), tuple(waiting.told()), tuple(self.refuse), tuple(self.release)
+        )
+
+    def _decide_kept(self, ticket: Ticket) -> bool:
+        """Decide about a server that something is kept for; False where it queues like others."""
+        try:
+            given = self._resume(ticket, self._options(ticket))
+        except _Refused as refused:
+            self.refuse.append(Refuse(ticket, refused.code, str(refused)))
+            return True
+        if given is not None:
+            self.give.append(given)
+        return given is not None
+
+    def _count(self, username: str, grant: str, count: int) -> None:
+        key = (username, grant)
+        self.held_count[key] = self.held_count.get(key, 0) + count
+
+    # -- order ------------------------------------------------------------------------------
+
+    def _order(self, ticket: Ticket) -> tuple[float, ...]:
+        if self.now - ticket.since >= self.policy.patience_s:
+            return (0, 0, 0, ticket.seq)
+        used_h = self.usage.decayed_h.get(ticket.username, 0.0)
+        step = used_h // self.policy.usage_step_h if self.policy.usage_step_h > 0 else used_h
+        return (1, -self._priority(ticket), step, ticket.seq)
+
+    def _priority(self, ticket: Ticket) -> int:
+        priorities = [option.grant.priority for option in self._covering(ticket)]
+        return max(priorities, default=0) + ticket.boost
+
+    # -- what a ticket may have -------------------------------------------------------------
+
+    def _covering(self, ticket: Ticket) -> tuple[_Option, ...]:
+        """Options by the grants alone; the same for everybody of the same groups and wishes."""
+        key: tuple[object, ...] = (
+            ticket.username if self.grants.has_personal(ticket.username) else None,
+            ticket.groups,
+            ticket.gpus,
+            ticket.share,
+            ticket.pool,
+            ticket.image,
+        )
+        found = self.options.get(key)
+        if found is None:
+            found = tuple(
+                self._option(grant, ticket)
+                for grant in self.grants.for_person(ticket.username, ticket.groups, self.now)
+                if not covers(
+                    grant,
+                    gpus=ticket.gpus,
+                    share=ticket.share,
+                    pool=ticket.pool,
+                    image=ticket.image,
+                )
+                and self._pins_fit(grant, ticket)
+            )
+            self.options[key] = found
+        return found
+
+    def _pins_fit(self, grant: Grant, ticket: Ticket) -> bool:
+        if not grant.gpus or not ticket.pool:
+            return True
+        pinned = (self.inventory.get(uuid) for uuid in grant.gpus)
+        return any(gpu is not None and gpu.pool == ticket.pool for gpu in pinned)
+
+    def _option(self, grant: Grant, ticket: Ticket) -> _Option:
+        kind = self.board.kind(
+            grant.pool or ticket.pool,
+            grant.gpus,
+            grant.share if ticket.share == "any" else ticket.share,
+            grant.id if grant.gpus else "",
+        )
+        limits = [
+            limit
+            for limit in (
+                self.policy.max_lease_s,
+                grant.max_lease_s,
+                None if grant.valid_until is None else grant.valid_until - self.now,
+            )
+            if limit is not None
+        ]
+        return _Option(grant, kind, min(limits, default=None))
+
+    def _options(self, ticket: Ticket) -> tuple[_Option, ...]:
+        """What is left of the options once the person's own holdings and hours are counted."""
+        covering = self._covering(ticket)
+        if not covering:
+            raise self._nothing(ticket)
+        possible = [
+            option for option in covering if self.board.most_at_once(option.kind) >= ticket.gpus
+        ]
+        if not possible:
+            raise self._never(ticket, covering)
+        left = [option for option in possible if self._has_hours(ticket, option.grant)]
+        if not left:
+            raise self._hours_gone(possible[0].grant)
+        room = [
+            option
+            for option in left
+            if self._held(ticket, option.grant) + ticket.gpus <= option.grant.count
+        ]
+        if not room:
+            raise self._has_all(ticket, left[0].grant)
+        return tuple(room)
+
+    def _held(self, ticket: Ticket, grant: Grant) -> int:
+        held = self.held_count.get((ticket.username, grant.id), 0)
+        kept = self.kept.get(ticket.server)
+        # What is kept for this very server is not held beside it.
+        return held - len(kept.holdings) if kept is not None and kept.grant == grant.id else held
+
+    def _left_h(self, ticket: Ticket, grant: Grant) -> float | None:
+        if grant.weekly_gpu_hours is None:
+            return None
+        return grant.weekly_gpu_hours - self.usage.week_h.get((ticket.username, grant.id), 0.0)
+
+    def _has_hours(self, ticket: Ticket, grant: Grant) -> bool:
+        left_h = self._left_h(ticket, grant)
+        return left_h is None or left_h * 3600 >= _SHORTEST_LEASE_S
+
+    # -- serving ----------------------------------------------------------------------------
+
+    def _resume(self, ticket: Ticket, options: tuple[_Option, ...]) -> Give | None:
+        """Give a server that ended unexpectedly what was kept for it, out of turn."""
+        kept = self.kept.pop(ticket.server, None)
+        if kept is None:  # two tickets of one server, and the other one was first
+            return None
+        self._count(kept.username, kept.grant, -len(kept.holdings))
+        self.release.append(kept.id)
+        devices = [self.board.by_uuid.get(holding.gpu) for holding in kept.holdings]
+        option = next((option for option in options if option.grant.id == kept.grant), None)
+        if (
+            option is None
+            or len(devices) != ticket.gpus
+            or any(
+                device is None
+                or not device.is_open
+                or not option.kind.fits(device.gpu, self.reserved)
+                for device in devices
+            )
+        ):
+            # Its devices come back with the next decision, when the lease is gone.
+            return None
+        gpus = tuple(device.gpu for device in devices if device is not None)
+        self.forecast.forget(kept.id)
+        return self._given(ticket, option, gpus, kept.holdings, resumed=kept)
+
+    def _place(self, ticket: Ticket, options: tuple[_Option, ...]) -> Give | None:
+        if ticket.is_away:
+            return None
+        for option in options:
+            # Nothing is ever given back during a pass, so what failed once fails again.
+            key = (option.kind, ticket.gpus, option.longest_s)
+            if key in self.failed:
+                continue
+            ends_at = None if option.longest_s is None else self.now + option.longest_s
+            devices = self.board.find(option.kind, ticket.gpus, ends_at)
+            if devices is None:
+                self.failed.add(key)
+                continue
+            holdings = tuple(self.board.take(device) for device in devices)
+            return self._given(ticket, option, tuple(d.gpu for d in devices), holdings)
+        return None
+
+    def _given(
+        self,
+        ticket: Ticket,
+        option: _Option,
+        gpus: tuple[Gpu, ...],
+        holdings: tuple[Holding, ...],
+        *,
+        resumed: Held | None = None,
+    ) -> Give:
+        grant = option.grant
+        longest_s = option.longest_s
+        left_h = self._left_h(ticket, grant)
+        if left_h is not None:
+            by_hours_s = left_h * 3600 / sum(map(gpu_share, gpus))
+            longest_s = by_hours_s if longest_s is None else min(longest_s, by_hours_s)
+        until = None if longest_s is None else self.now + longest_s
+        if resumed is not None and resumed.until is not None:
+            # A server that ends and comes back does not earn more time by it.
+            until = resumed.until if until is None else min(resumed.until, until)
+        self._count(ticket.username, grant.id, len(holdings))
+        for holding in holdings:
+            self.forecast.add(holding.gpu, until, ticket.username)
+        used_h = self.usage.week_h.get((ticket.username, grant.id), 0.0)
+        why = explain_one("you", grant, self.inventory, used_h)
+        return Give(
+            ticket=ticket,
+            gpus=gpus,
+            holdings=holdings,
+            grant=grant,
+            until=until,
+            why=why.replace("you gets", "You get", 1),
+            resumes="" if resumed is None else resumed.id,
+        )
+
+    def _in_service(self, ticket: Ticket, options: tuple[_Option, ...]) -> _Option:
+        """The option to wait for: the first for which enough devices are in service."""
+        for option in options:
+            if self.board.most_at_once(option.kind, in_service=True) >= ticket.gpus:
+                return option
+        return options[0]
+
+    def _expect(self, ticket: Ticket, option: _Option, *, is_only: bool) -> tuple[Expectation, str]:
+        """When a waiting ticket should be served; what is free already is kept for it."""
+        trouble = self._trouble(option.kind, ticket.gpus)
+        if trouble or ticket.is_away:
+            return Expectation(None), trouble
+        kind = option.kind
+        kept: list[Device] = []
+        if ticket.gpus > 1:  # whoever wants one and waits saw nothing free
+            kind, kept = self.board.gather(kind, ticket.gpus)
+        beside = [device.gpu.uuid for device in kept]
+        expected = self.forecast.next(kind, ticket.gpus - len(kept), self.now, beside)
+        for device in kept:
+            device.reserved_until = self.now if expected.at is None else expected.at
+        ends_at = option.grant.valid_until
+        if expected.at is not None and ends_at is not None and expected.at >= ends_at:
+            # Somebody may stop earlier, so it waits; but by then nothing gives it anything.
+            return Expectation(None), _TOO_LATE.format(option.grant.whose) if is_only else ""
+        if expected.at is not None and option.longest_s is not None:
+            # Those behind it wait until it is done in its turn.
+            for uuid in (*expected.gpus, *beside):
+                self.forecast.add(uuid, expected.at + option.longest_s, ticket.username)
+        return expected, ""
+
+    def _trouble(self, kind: Kind, count: int) -> str:
+        """Why fewer than ``count`` devices of a kind are in service; "" where there are enough."""
+        key = (kind, count)
+        if key not in self.troubles:
+            most = self.board.most_at_once(kind, in_service=True)
+            is_enough = most >= count
+            self.troubles[key] = "" if is_enough else _trouble(self.board.of_kind(kind), most)
+        return self.troubles[key]
+
+    # -- saying no --------------------------------------------------------------------------
+
+    def _nothing(self, ticket: Ticket) -> _Refused:
+        have = self.grants.for_person(ticket.username, ticket.groups, self.now)
+        wish = count_of(ticket.gpus, ticket.share)
+        if not have:
+            return _Refused(
+                "not-granted",
+                "No grant gives you a GPU. Start without one, or ask the lab's admin for a grant.",
+            )
+        said = [
+            covers(
+                grant,
+                gpus=ticket.gpus,
+                share=ticket.share,
+                pool=ticket.pool,
+                image=ticket.image,
+            )
+            or f"its GPUs are not in the pool {ticket.pool}"
+            for grant in have[:3]
+        ]
+        because = "; ".join(
+            f"{grant.whose}: {fault}" for grant, fault in zip(have, said, strict=False)
+        )
+        return _Refused(
+            "not-granted",
+            f"No grant of yours covers this request ({wish}): {because}. Ask for less, or ask the "
+            "lab's admin.",
+        )
+
+    def _never(self, ticket: Ticket, covering: Sequence[_Option]) -> _Refused:
+        most = max(self.board.most_at_once(option.kind) for option in covering)
+        if not self.inventory.gpus:
+            return _Refused(
+                "bad-request", f"This lab has no GPU. {self.inventory.reason} Start without one."
+            )
+        kind = covering[0].kind
+        where = f"the pool {kind.pool}" if kind.pool else "this lab"
+        has = f"has {most}" if most else "has none that you may use"
+        return _Refused(
+            "bad-request",
+            f"You asked for {count_of(ticket.gpus, kind.share)}, but {where} {has}. Ask for less, "
+            "or start without a GPU.",
+        )
+
+    def _hours_gone(self, grant: Grant) -> _Refused:
+        return _Refused(
+            "not-granted",
+            f"Your {hours(grant.weekly_gpu_hours or 0)} GPU-hours of this week are used up "
+            f"(grant of {grant.whose}). They start anew on Monday; until then start without a GPU.",
+        )
+
+    def _has_all(self, ticket: Ticket, grant: Grant) -> _Refused:
+        servers = sorted(
+            {
+                held.servername or "default"
+                for held in self.leases
+                if held.username == ticket.username and held.grant == grant.id
+            }
+        )
+        return _Refused(
+            "not-granted",
+            f"You already hold {self._held(ticket, grant)} of the "
+            f"{count_of(grant.count, grant.share)} that you may have (grant of {grant.whose}), "
+            f"in your server {', '.join(servers)}. Stop that one first, or start without a GPU.",
+        )
 
 
-def _gpus(count: int) -> str:
-    return "no GPU" if count == 0 else f"{count} GPU" if count == 1 else f"{count} GPUs"
+def gpu_share(gpu: Gpu) -> float:
+    """What holding one slot counts in GPU-hours: 1 for a whole GPU, 1/N for a slot, g/7 for MIG.
+
+    Source: NVIDIA's MIG guide: a GPU has seven compute slices; "2g" has two.
+    """
+    if gpu.mig_profile:
+        return min(7, int(gpu.mig_profile.partition("g")[0] or 7)) / 7 / max(1, gpu.slots)
+    return 1 / max(1, gpu.slots)
+
+
+def _taken(inventory: Inventory, leases: Iterable[Held]) -> dict[str, set[int]]:
+    """Slots in use; a device held under another mode is taken whole, however it is cut now."""
+    taken: dict[str, set[int]] = {}
+    for held in leases:
+        for holding in held.holdings:
+            slots = taken.setdefault(holding.gpu, set())
+            slots.add(holding.slot)
+            gpu = inventory.get(holding.gpu)
+            if gpu is not None and gpu.slots != holding.slots:
+                slots.update(range(gpu.slots))
+    return taken
+
+
+def _trouble(members: Sequence[Device], most: int) -> str:
+    out = [device.gpu for device in members if not device.is_open]
+    gpu = out[0]
+    why = gpu.drained or gpu.health
+    more = f" and {len(out) - 1} more" if len(out) > 1 else ""
+    name = gpu.name or gpu.uuid
+    if not most:
+        return f"No GPU that you may use is in service: {name}{more}. {why}".strip()
+    return f"Only {most} of the GPUs that you may use can be given: without {name}{more}. {why}"

@@ -73,10 +73,16 @@ def listen(settings: LabSettings, patience_s: float = _BIND_PATIENCE_S) -> list[
 
 
 def open_ledger(settings: LabSettings) -> Ledger:
-    """Open the ledger that the hub named."""
+    """The ledger that the hub named; one that cannot be read is tried again at each request."""
+    from pytorch_spawner.errors import LedgerUnavailable
     from pytorch_spawner.ledger.store import Ledger as Store
 
-    ledger: Ledger = Store.open(settings.ledger)
+    store = Store(settings.ledger)
+    try:
+        store.open_now()
+    except LedgerUnavailable as error:
+        log.error("%s", error)  # noqa: TRY400 (a sentence for the admin, not a traceback)
+    ledger: Ledger = store
     return ledger
 
 
@@ -92,6 +98,15 @@ async def reconcile(settings: LabSettings) -> None:
     await reconcile_forever(settings)
 
 
+async def watch_leases(settings: LabSettings, ledger: Ledger) -> None:
+    """Warn of ends of leases and meet them, for ever; off together with the reconcile."""
+    from pytorch_spawner.lab.lifetime import watch_forever
+    from pytorch_spawner.ledger.store import Ledger as Store
+
+    if settings.reconcile_s > 0 and isinstance(ledger, Store):
+        await watch_forever(settings, ledger)
+
+
 async def serve(settings: LabSettings, parent: int) -> None:
     """Serve until told to stop or orphaned."""
     ledger = await asyncio.to_thread(open_ledger, settings)
@@ -101,8 +116,12 @@ async def serve(settings: LabSettings, parent: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    background = asyncio.create_task(reconcile(settings), name="reconcile")
-    background.add_done_callback(_tell)
+    background = [
+        asyncio.create_task(reconcile(settings), name="reconcile"),
+        asyncio.create_task(watch_leases(settings, ledger), name="lifetime"),
+    ]
+    for task in background:
+        task.add_done_callback(_tell)
     ends = {
         asyncio.create_task(stop.wait()),
         asyncio.create_task(wait_for_orphanhood(parent)),

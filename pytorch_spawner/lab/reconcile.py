@@ -10,8 +10,7 @@ from urllib.parse import quote
 
 from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
 
-from pytorch_spawner.adapters import engine
-from pytorch_spawner.core.gpus import GpuUuid
+from pytorch_spawner.adapters import engine, engine_events
 from pytorch_spawner.core.reconcile import (
     Corrections,
     SeenContainer,
@@ -28,11 +27,25 @@ log = logging.getLogger("pytorch_spawner.reconcile")
 _REQUEST_TIMEOUT_S = 20.0
 _STOP_GRACE_S = 5
 _PAGE = 200
+_SETTLE_S = 3.0
+# How long a place in the queue is kept for somebody whose hub restarted meanwhile.
+_REJOIN_S = 600.0
 
 
 async def reconcile_forever(settings: LabSettings) -> None:
-    """Reconcile now and every ``reconcile_s``; a round that fails is logged and tried again."""
+    """Reconcile now, every ``reconcile_s``, and soon after a container of ours ended.
+
+    A round that fails is logged and tried again.
+    """
+    has_ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    engine_events.follow_in_background(
+        settings.client_kwargs,
+        settings.hub_id,
+        lambda _name: _wake(loop, has_ended),
+    )
     while True:
+        has_ended.clear()
         try:
             done = await reconcile_once(settings)
             if not done.is_nothing:
@@ -47,7 +60,16 @@ async def reconcile_forever(settings: LabSettings) -> None:
             log.warning("not reconciled this time: %s", error)
         except Exception:  # a background loop: one odd answer must not end it for good
             log.exception("not reconciled this time")
-        await asyncio.sleep(settings.reconcile_s)
+        try:
+            await asyncio.wait_for(has_ended.wait(), settings.reconcile_s)
+            # A container ended. The hub hears of it too and tidies up; look when it has.
+            await asyncio.sleep(min(_SETTLE_S, settings.reconcile_s))
+        except (TimeoutError, asyncio.TimeoutError):
+            continue
+
+
+def _wake(loop: asyncio.AbstractEventLoop, event: asyncio.Event) -> None:
+    loop.call_soon_threadsafe(event.set)
 
 
 async def reconcile_once(settings: LabSettings) -> Corrections:
@@ -57,7 +79,7 @@ async def reconcile_once(settings: LabSettings) -> Corrections:
         lambda: (ledger.leases(settings.hub_id), ledger.open_starts(settings.hub_id))
     )
     containers = await asyncio.to_thread(engine.list_containers, client, settings.hub_id)
-    seen_leases = [_seen_lease(lease) for lease in leases]
+    seen_leases = [_seen_lease(lease, ledger.now()) for lease in leases]
     seen_containers = [_seen_container(container) for container in containers]
     open_starts = [(start.id, (start.username, start.servername)) for start in starts]
     active = await _active_servers(settings)
@@ -71,6 +93,7 @@ async def reconcile_once(settings: LabSettings) -> Corrections:
     if confirmed:
         corrections = reconcile(seen_leases, seen_containers, open_starts, active | confirmed)
     await asyncio.to_thread(_carry_out, settings, ledger, client, corrections)
+    await asyncio.to_thread(ledger.forget_away, settings.hub_id, ledger.now() - _REJOIN_S)
     return corrections
 
 
@@ -80,14 +103,20 @@ _opened: dict[str, tuple[Ledger, Any]] = {}
 def _open(settings: LabSettings) -> tuple[Ledger, Any]:
     if settings.ledger not in _opened:
         _opened[settings.ledger] = (
-            Ledger.open(settings.ledger),
+            Ledger(settings.ledger),
             engine.connect(settings.client_kwargs),
         )
     return _opened[settings.ledger]
 
 
-def _seen_lease(lease: Lease) -> SeenLease:
-    return SeenLease(lease.id, lease.start_id, (lease.username, lease.servername), lease.gpus)
+def _seen_lease(lease: Lease, now: float) -> SeenLease:
+    return SeenLease(
+        id=lease.id,
+        start_id=lease.start_id,
+        server=(lease.username, lease.servername),
+        gpus=lease.gpus,
+        is_kept=lease.kept_until is not None and lease.kept_until > now,
+    )
 
 
 def _seen_container(container: engine.LabContainer) -> SeenContainer:
@@ -98,7 +127,17 @@ def _seen_container(container: engine.LabContainer) -> SeenContainer:
         server=container.server,
         gpus=container.gpus,
         is_running=container.is_running,
+        holdings=container.holdings,
+        grant=container.label("grant"),
+        until=_moment(container.label("until")),
     )
+
+
+def _moment(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _carry_out(
@@ -129,9 +168,12 @@ def _carry_out(
                 start_id=container.start_id,
                 username=username,
                 servername=servername,
-                gpus=tuple(GpuUuid(gpu) for gpu in container.gpus),
+                holdings=container.holdings,
                 request={},
                 since=ledger.now(),
+                grant=container.grant,
+                until=container.until,
+                weight=sum(1 / holding.slots for holding in container.holdings),
             )
         )
         log.warning(

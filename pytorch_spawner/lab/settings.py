@@ -47,6 +47,8 @@ class LabSettings:
     client_kwargs: Mapping[str, Any] = field(default_factory=dict)
     prefix: str = "/services/lab/"
     base_url: str = "/"
+    lifetime_s: float = 15.0
+    warn_s: float = 600.0
     host: str = "127.0.0.1"
     port: int = 10110
 
@@ -77,6 +79,9 @@ def read_settings(env: Mapping[str, str] | None = None) -> LabSettings:
     reconcile_s = _seconds(env.get("PYTORCH_SPAWNER_RECONCILE_S", "30"))
     if reconcile_s is None:
         faults.append("PYTORCH_SPAWNER_RECONCILE_S is not a number of seconds, 0 or more")
+    warn_s = _seconds(env.get("PYTORCH_SPAWNER_WARN_S", "600"))
+    if warn_s is None:
+        faults.append("PYTORCH_SPAWNER_WARN_S is not a number of seconds, 0 or more")
     if faults:
         raise BadSettings(
             f"The lab service cannot start: {'; '.join(faults)}. The hub sets these when it starts "
@@ -88,6 +93,9 @@ def read_settings(env: Mapping[str, str] | None = None) -> LabSettings:
         hub_api_url=(env.get("JUPYTERHUB_API_URL") or "http://127.0.0.1:8081/hub/api").rstrip("/"),
         api_token=env["JUPYTERHUB_API_TOKEN"],
         reconcile_s=reconcile_s or 0.0,
+        # Ends are looked for often enough to be announced and met within half a minute.
+        lifetime_s=min(15.0, reconcile_s or 15.0),
+        warn_s=warn_s or 0.0,
         client_kwargs=json.loads(env.get("PYTORCH_SPAWNER_CLIENT_KWARGS") or "{}"),
         prefix=_slashed(env.get("JUPYTERHUB_SERVICE_PREFIX") or "/services/lab/"),
         base_url=_slashed(env.get("JUPYTERHUB_BASE_URL") or "/"),

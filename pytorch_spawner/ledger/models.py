@@ -61,6 +61,8 @@ class StartRow(Base):
     created_at: Mapped[float] = mapped_column(Float)
     ended_at: Mapped[float | None] = mapped_column(Float, nullable=True)
     outcome: Mapped[str] = mapped_column(String(16), default="")
+    # JupyterHub groups of the user when it began, for `grants explain` and the admin's preview.
+    groups: Mapped[list[str]] = mapped_column(JSON, default=list)
     __table_args__ = (Index("starts_by_server", "hub", "username", "servername", "created_at"),)
 
 
@@ -78,6 +80,15 @@ class LeaseRow(Base):
     since: Mapped[float] = mapped_column(Float)
     released_at: Mapped[float | None] = mapped_column(Float, nullable=True)
     reason: Mapped[str] = mapped_column(String(255), default="")
+    # [[slot, slots], ...] beside gpus; see core.placement.Holding.
+    slots: Mapped[list[list[int]]] = mapped_column(JSON, default=list)
+    # What holding it counts in GPU-hours an hour: 1 for a whole GPU, 1/N for a slot.
+    weight: Mapped[float] = mapped_column(Float, default=1.0)
+    grant_id: Mapped[str] = mapped_column(String(96), default="")
+    until: Mapped[float | None] = mapped_column(Float, nullable=True)
+    kept_until: Mapped[float | None] = mapped_column(Float, nullable=True)
+    warned_at: Mapped[float | None] = mapped_column(Float, nullable=True)
+    __table_args__ = (Index("leases_in_force", "hub", "released_at"),)
 
 
 class HoldingRow(Base):
@@ -87,7 +98,97 @@ class HoldingRow(Base):
     hub: Mapped[str] = mapped_column(String(64), primary_key=True)
     gpu: Mapped[str] = mapped_column(String(160), primary_key=True)
     slot: Mapped[int] = mapped_column(Integer, primary_key=True, default=0)
+    # Into how many slots the GPU was cut when it was given; 1 for a whole one.
+    slots: Mapped[int] = mapped_column(Integer, default=1)
     lease_id: Mapped[str] = mapped_column(ForeignKey("leases.id"), index=True)
+
+
+class TicketRow(Base):
+    """A start that waits for GPUs; the row goes when it gets them, is refused or leaves."""
+
+    __tablename__ = "tickets"
+    hub: Mapped[str] = mapped_column(String(64), primary_key=True)
+    username: Mapped[str] = mapped_column(String(255), primary_key=True)
+    servername: Mapped[str] = mapped_column(String(255), primary_key=True)
+    start_id: Mapped[str] = mapped_column(String(32))
+    groups: Mapped[list[str]] = mapped_column(JSON)
+    request: Mapped[dict[str, Any]] = mapped_column(JSON)
+    # Order of arrival: a number, not a time, so that no clock can turn it round.
+    seq: Mapped[int] = mapped_column(BigInteger)
+    since: Mapped[float] = mapped_column(Float)
+    boost: Mapped[int] = mapped_column(Integer, default=0)
+    # Since when nobody waits for it (the hub restarted); null while somebody does.
+    away_since: Mapped[float | None] = mapped_column(Float, nullable=True)
+    # What the last decision told it: [place, of, expected_at, reason]; null before the first.
+    told: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True), nullable=True)
+
+
+class GrantRow(Base):
+    """One grant; ``spec`` holds the fields of ``core.grants.Grant``."""
+
+    __tablename__ = "grants"
+    hub: Mapped[str] = mapped_column(String(64), primary_key=True)
+    id: Mapped[str] = mapped_column(String(96), primary_key=True)
+    spec: Mapped[dict[str, Any]] = mapped_column(JSON)
+    at: Mapped[float] = mapped_column(Float)
+
+
+class DeviceSettingRow(Base):
+    """What an admin decided about a device; see ``core.placement.DeviceSetting``."""
+
+    __tablename__ = "device_settings"
+    hub: Mapped[str] = mapped_column(String(64), primary_key=True)
+    uuid: Mapped[str] = mapped_column(String(160), primary_key=True)
+    pool: Mapped[str | None] = mapped_column(String(255), nullable=True)
+    mode: Mapped[str | None] = mapped_column(String(16), nullable=True)
+    drained: Mapped[str] = mapped_column(String(255), default="")
+    at: Mapped[float] = mapped_column(Float)
+
+
+class UsageRow(Base):
+    """Decayed GPU-seconds of a user's ended leases, as of ``at``."""
+
+    __tablename__ = "usage"
+    hub: Mapped[str] = mapped_column(String(64), primary_key=True)
+    username: Mapped[str] = mapped_column(String(255), primary_key=True)
+    gpu_s: Mapped[float] = mapped_column(Float)
+    at: Mapped[float] = mapped_column(Float)
+
+
+class WeekUsageRow(Base):
+    """GPU-seconds of a user's ended leases through one grant in one week, named by its Monday."""
+
+    __tablename__ = "week_usage"
+    hub: Mapped[str] = mapped_column(String(64), primary_key=True)
+    username: Mapped[str] = mapped_column(String(255), primary_key=True)
+    grant_id: Mapped[str] = mapped_column(String(96), primary_key=True)
+    week: Mapped[float] = mapped_column(Float, primary_key=True)
+    gpu_s: Mapped[float] = mapped_column(Float)
+
+
+class ChangeRow(Base):
+    """The audit log: who changed what, before and after; rows are never changed."""
+
+    __tablename__ = "changes"
+    id: Mapped[int] = mapped_column(
+        BigInteger().with_variant(Integer, "sqlite"), primary_key=True, autoincrement=True
+    )
+    hub: Mapped[str] = mapped_column(String(64), index=True)
+    at: Mapped[float] = mapped_column(Float)
+    by: Mapped[str] = mapped_column(String(255))
+    what: Mapped[str] = mapped_column(String(64))
+    subject: Mapped[str] = mapped_column(String(255))
+    before: Mapped[Any] = mapped_column(JSON, nullable=True)
+    after: Mapped[Any] = mapped_column(JSON, nullable=True)
+
+
+class CounterRow(Base):
+    """Numbers of a hub that only grow: "ticket" (arrivals), "version" (changes), "clock" (time)."""
+
+    __tablename__ = "counters"
+    hub: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(16), primary_key=True)
+    value: Mapped[float] = mapped_column(Float)
 
 
 class EventRow(Base):

@@ -4,24 +4,42 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytorch_spawner.core.request import Offer, Request, parse
+from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
+from pytorch_spawner.core.request import ON_BUSY, Offer, Request, parse, shares_of
 from pytorch_spawner.errors import BadRequest
 
 OFFER = Offer({"Small": "lab:cpu", "Big": "lab:cuda"}, max_gpus=2, pools=("a100", "t4"))
+MIG = Offer({"Small": "lab:cpu"}, shares=("whole", "slot", "mig:1g.10gb"), on_busy="fail")
 NO_GPU = Offer({"Small": "lab:cpu"}, max_gpus=0, default_gpus=0)
 
 
 @pytest.mark.parametrize(
     ("options", "offer", "expected"),
     [
-        ({}, OFFER, Request("lab:cpu", 1, "whole")),
+        ({}, OFFER, Request("lab:cpu", 1, "any")),
         ({}, NO_GPU, Request("lab:cpu", 0, "none")),
-        ({"image": "Big", "gpus": 2, "pool": "t4"}, OFFER, Request("lab:cuda", 2, "whole", "t4")),
-        ({"image": ["lab:cuda"], "gpus": ["0"]}, OFFER, Request("lab:cuda", 0, "none")),
-        ({"gpus": "2"}, OFFER, Request("lab:cpu", 2, "whole")),
-        ({"share": "none"}, OFFER, Request("lab:cpu", 0, "none")),
-        ({"share": "whole"}, OFFER, Request("lab:cpu", 1, "whole")),
-        ({"gpus": "", "image": "", "pool": ""}, OFFER, Request("lab:cpu", 1, "whole")),
+        (
+            {"image": "Big", "gpus": 2, "pool": "t4"},
+            OFFER,
+            Request("lab:cuda", 2, "any", "t4", is_asked=True),
+        ),
+        (
+            {"image": ["lab:cuda"], "gpus": ["0"]},
+            OFFER,
+            Request("lab:cuda", 0, "none", is_asked=True),
+        ),
+        ({"gpus": "2"}, OFFER, Request("lab:cpu", 2, "any", is_asked=True)),
+        ({"share": "none"}, OFFER, Request("lab:cpu", 0, "none", is_asked=True)),
+        ({"share": "whole"}, OFFER, Request("lab:cpu", 1, "whole", is_asked=True)),
+        ({"share": "any", "gpus": 2}, OFFER, Request("lab:cpu", 2, "any", is_asked=True)),
+        (
+            {"share": "mig:1g.10gb"},
+            MIG,
+            Request("lab:cpu", 1, "mig:1g.10gb", on_busy="fail", is_asked=True),
+        ),
+        ({"gpus": "", "image": "", "pool": ""}, OFFER, Request("lab:cpu", 1, "any")),
+        ({"on_busy": "cpu"}, OFFER, Request("lab:cpu", 1, "any", on_busy="cpu")),
+        ({"on_busy": ""}, MIG, Request("lab:cpu", 1, "any", on_busy="fail")),
     ],
 )
 def test_a_request_within_the_offer(options: dict, offer: Offer, expected: Request) -> None:
@@ -44,6 +62,8 @@ def test_a_request_within_the_offer(options: dict, offer: Offer, expected: Reque
         ({"course": "ml"}, "course"),
         ({"share": "whole", "gpus": 0}, 'say share "none"'),
         ({"share": "mig:1g.10gb"}, "no such MIG profile"),
+        ({"on_busy": "steal"}, "queue, cpu, fail"),
+        ({"on_busy": ["cpu", "fail"]}, "takes one value"),
         ({"cmd": "rm", "gpus": 1}, "Unknown option"),
         ({"gpus": ["1", "2"]}, "takes one value"),
         ({"gpus": [1]}, "one value"),
@@ -66,7 +86,9 @@ json_values = st.recursive(
 
 
 @given(
-    st.dictionaries(st.sampled_from(["image", "gpus", "share", "pool", "course", "x"]), json_values)
+    st.dictionaries(
+        st.sampled_from(["image", "gpus", "share", "pool", "course", "on_busy", "x"]), json_values
+    )
 )
 def test_anything_gives_a_request_within_the_offer_or_a_sentence(options: dict) -> None:
     try:
@@ -76,3 +98,20 @@ def test_anything_gives_a_request_within_the_offer_or_a_sentence(options: dict) 
     assert request.image in OFFER.images.values()
     assert 0 <= request.gpus <= OFFER.max_gpus
     assert (request.gpus == 0) == (request.share == "none")
+    assert request.on_busy in ON_BUSY
+
+
+def test_a_lab_offers_the_shares_that_its_devices_have() -> None:
+    devices = (
+        Gpu(GpuUuid("GPU-0000"), mode="shared:2"),
+        Gpu(GpuUuid("GPU-0001"), mode="mig"),
+        Gpu(GpuUuid("MIG-0000"), mig_profile="1g.10gb"),
+    )
+    assert shares_of(Inventory(devices)) == ("slot", "mig:1g.10gb")
+    assert shares_of(Inventory((Gpu(GpuUuid("GPU-0002")),))) == ("whole",)
+    assert shares_of(Inventory()) == ()
+
+
+def test_the_same_start_without_a_gpu() -> None:
+    request = Request("lab:cpu", 2, "slot", "t4", "ml", "queue", is_asked=True)
+    assert request.without_gpu() == Request("lab:cpu", 0, "none", "", "ml", "queue", is_asked=True)

@@ -246,7 +246,7 @@ class Host:
             "network_name": network,
             "pull_policy": "never",
             "max_gpus": 1,
-            "when_full": "fail",
+            "on_busy": "fail",
             "mem_limit": option.mem,
             "shm_mib": 1024,
         }

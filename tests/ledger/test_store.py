@@ -1,45 +1,20 @@
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
+from queueing import ONE, first_come, give, take
+from sqlalchemy.exc import IntegrityError
 
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
+from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.identity import Identity
 from pytorch_spawner.core.journal import MAX_EVENTS_A_START
-from pytorch_spawner.core.request import Request
-from pytorch_spawner.core.scheduling import choose
-from pytorch_spawner.errors import (
-    IdentityConflict,
-    InvalidEvent,
-    LedgerUnavailable,
-    NoGpuAvailable,
-)
+from pytorch_spawner.core.placement import DeviceSetting, Holding
+from pytorch_spawner.errors import IdentityConflict, InvalidEvent, NoGpuAvailable, StartIsOver
 from pytorch_spawner.ledger.store import Lease, Ledger
 
 RANGE = (20000, 20002)
-ONE = Gpu(GpuUuid("GPU-0001"))
-INVENTORY = Inventory((ONE,))
-
-
-@pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'ledger.sqlite'}"
-
-
-@pytest.fixture
-def ledger(url: str) -> Iterator[Ledger]:
-    opened = Ledger.open(url)
-    yield opened
-    opened.close()
-
-
-def take(ledger: Ledger, user: str) -> Lease:
-    start = ledger.begin_start("lab", user, "", {"image": "i"})
-    return ledger.take_lease(start, lambda held: choose(INVENTORY, held, Request("i", 1, "whole")))
 
 
 def test_a_uid_stays_and_is_never_anothers(ledger: Ledger) -> None:
@@ -100,7 +75,7 @@ def test_a_lease_is_adopted_once_and_never_over_another(ledger: Ledger) -> None:
     lease = take(ledger, "ana")
     ledger.release_lease(lease.id, "lost")
     assert ledger.adopt_lease(lease)
-    other = Lease("l2", "lab", "s2", "bo", "", lease.gpus, {}, 0.0)
+    other = Lease("l2", "lab", "s2", "bo", "", lease.holdings, {}, 0.0)
     assert not ledger.adopt_lease(other)
     assert [held.id for held in ledger.leases("lab")] == [lease.id]
 
@@ -119,6 +94,83 @@ def test_the_journal_numbers_events_and_is_bounded(ledger: Ledger) -> None:
     assert ledger.forget_journals(ledger.now() + 1) == MAX_EVENTS_A_START
 
 
+def test_the_queue_keeps_its_order_and_what_it_was_told(ledger: Ledger) -> None:
+    take(ledger, "ana")
+    bo, eve = (ledger.begin_start("lab", name, "", {"gpus": 1}) for name in ("bo", "eve"))
+    for start in (bo, eve):
+        ledger.join(start)
+    decisions, leases = ledger.decide("lab", first_come)
+    assert leases == {}
+    told = [(row.ticket.username, row.place, row.of, row.reason) for row in ledger.queue("lab")]
+    assert told == [
+        ("bo", 1, 2, decisions.wait[0].reason),
+        ("eve", 2, 2, decisions.wait[1].reason),
+    ]
+    assert ledger.leave(bo.id)
+    assert not ledger.leave(bo.id)
+    ledger.release("lab", "ana", "", "stopped")
+    _, leases = ledger.decide("lab", first_come)
+    assert [lease.username for lease in leases.values()] == ["eve"]
+    assert ledger.queue("lab") == ()
+
+
+def test_a_start_that_ended_while_it_queued_is_given_nothing(ledger: Ledger) -> None:
+    start = ledger.begin_start("lab", "ana", "", {"gpus": 1})
+    ledger.join(start)
+    ledger.end_start(start.id, "cancelled")
+    assert ledger.decide("lab", first_come)[1] == {}
+    assert ledger.leases("lab") == ()
+    assert ledger.queue("lab") == ()
+    with pytest.raises(StartIsOver):
+        ledger.join(start)
+
+
+def test_a_start_that_was_cancelled_takes_nothing_and_releases_nothing(ledger: Ledger) -> None:
+    """Its thread may still wait for the ledger when the student has already started again."""
+    cancelled = ledger.begin_start("lab", "ana", "", {"gpus": 1})
+    lease = take(ledger, "ana")
+    with pytest.raises(StartIsOver):
+        ledger.join(cancelled)
+    assert [held.id for held in ledger.leases("lab")] == [lease.id]
+
+
+def test_the_table_itself_refuses_a_second_holder(ledger: Ledger) -> None:
+    """Whatever a scheduler answers, even one that ignores what is held."""
+    lease = take(ledger, "ana")
+    ledger.join(ledger.begin_start("lab", "bo", "", {"gpus": 1}))
+    for cut in (Holding(ONE.uuid), Holding(ONE.uuid, 1, 4)):
+        with pytest.raises(IntegrityError):
+            ledger.decide("lab", lambda state, cut=cut: give(state.tickets[0], cut))
+    assert [held.id for held in ledger.leases("lab")] == [lease.id]
+    assert [row.ticket.username for row in ledger.queue("lab")] == ["bo"]
+
+
+def test_what_was_held_counts_as_used(ledger_url: str) -> None:
+    at = [1_767_225_600.0]
+    ledger = Ledger.open(ledger_url, clock=lambda: at[0])
+    take(ledger, "ana")
+    at[0] += 3600
+    assert ledger.week_hours("lab", "ana") == pytest.approx({"all": 1.0})
+    ledger.release("lab", "ana", "", "stopped")
+    at[0] += 3600
+    assert ledger.week_hours("lab", "ana") == pytest.approx({"all": 1.0})
+    ledger.close()
+
+
+def test_grants_and_decisions_about_gpus_come_back_and_are_logged(ledger: Ledger) -> None:
+    grant = Grant("cv", "group", "cv", gpus=(ONE.uuid,), weekly_gpu_hours=20.0, images=("i",))
+    ledger.write_grants("lab", [grant], "root")
+    ledger.write_grants("lab", [grant], "root")
+    assert ledger.grants("lab") == (grant,)
+    setting = DeviceSetting(ONE.uuid, mode="shared:4", drained="Its fan is loud. " * 40)
+    ledger.write_setting("lab", setting, "root")
+    (kept,) = ledger.settings("lab")
+    assert (kept.mode, kept.pool, kept.drained) == ("shared:4", None, setting.drained[:255])
+    ledger.write_grants("lab", [], "root")
+    log = [(change.what, change.subject, change.before is None) for change in ledger.changes("lab")]
+    assert log == [("grant", "cv", False), ("gpu", ONE.uuid, True), ("grant", "cv", True)]
+
+
 def test_the_inventory_comes_back_as_it_was(ledger: Ledger) -> None:
     gpu = Gpu(GpuUuid("GPU-1"), 3, "H100", 81559, (9, 0), "580", "x/y=z", "big", is_simulated=True)
     ledger.write_inventory("lab", Inventory((gpu,)))
@@ -126,51 +178,10 @@ def test_the_inventory_comes_back_as_it_was(ledger: Ledger) -> None:
     assert ledger.read_inventory("other").reason
 
 
-def test_what_was_written_is_there_after_opening_again(url: str) -> None:
-    first = Ledger.open(url)
+def test_what_was_written_is_there_after_opening_again(ledger_url: str) -> None:
+    first = Ledger.open(ledger_url)
     take(first, "ana")
     first.close()
-    again = Ledger.open(url)
+    again = Ledger.open(ledger_url)
     assert len(again.leases("lab")) == 1
     again.close()
-
-
-def test_a_damaged_file_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
-    path = tmp_path / "ledger.sqlite"
-    path.write_bytes(b"this is no database" * 100)
-    before = path.read_bytes()
-    with pytest.raises(LedgerUnavailable):
-        Ledger.open(f"sqlite:///{path}")
-    assert path.read_bytes() == before
-
-
-def test_a_truncated_file_is_refused_or_read_but_never_emptied(url: str, tmp_path: Path) -> None:
-    opened = Ledger.open(url)
-    take(opened, "ana")
-    opened.close()
-    path = tmp_path / "ledger.sqlite"
-    whole = path.read_bytes()
-    path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(LedgerUnavailable):
-        Ledger.open(url).leases("lab")
-    assert len(path.read_bytes()) > 0
-
-
-def test_a_newer_version_is_refused_and_left_as_it_is(url: str, tmp_path: Path) -> None:
-    Ledger.open(url).close()
-    with sqlite3.connect(tmp_path / "ledger.sqlite") as database:
-        database.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(LedgerUnavailable, match="newer version"):
-        Ledger.open(url)
-
-
-def test_the_migrations_give_the_tables_of_the_models(url: str) -> None:
-    from alembic.autogenerate import compare_metadata
-    from alembic.runtime.migration import MigrationContext
-    from sqlalchemy import create_engine
-
-    from pytorch_spawner.ledger.models import Base
-
-    Ledger.open(url).close()
-    with create_engine(url).connect() as connection:
-        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []

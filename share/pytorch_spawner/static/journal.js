@@ -9,6 +9,7 @@ const STAGES = [
   ["lab", "Lab answers", "Waiting for JupyterLab"],
 ];
 const LEVELS = ["ok", "unknown", "warn", "fail"];
+const LIMITS = ["soft", "hard"];
 const MODES = { "max-autotune": "max-autotune", "reduce-overhead": "reduce-overhead" };
 const MAX_ROWS = 200;
 const MAX_SENTENCE = 600;
@@ -23,11 +24,15 @@ export function emptyState() {
     isUp: false,
     url: "",
     end: null, // {kind: "failed" | "stopped" | "cancelled", message, remedy, code, logTail, at}
-    queue: null,
+    queue: null, // {place, of, reason, expectedAt, since, canStartCpu, at}, as last heard
     hasGpuNews: false,
     gpus: [],
     share: "",
     gpuMessage: "",
+    why: "", // why it was this one's turn
+    limit: "", // which memory limit is in force: "soft", "hard" or ""
+    until: null, // when the GPU time ends
+    ending: null, // {message, until}: a warning that it ends soon
     planned: 0,
     checks: new Map(), // code -> {code, phase, level, sentence, remedy, adminRemedy, seconds}
     warmupComing: false,
@@ -45,7 +50,12 @@ export function fold(events) {
 }
 
 export function add(state, event) {
-  if (!event || typeof event !== "object" || !(event.seq > state.seq)) return state;
+  if (!event || typeof event !== "object") return state;
+  // Number 0 is the present state of the queue, not an entry of the journal: it comes again and again.
+  if (event.seq === 0 && event.kind === "queue" && isObject(event.data)) {
+    takeQueue(state, event.data, number(event.at));
+  }
+  if (!(event.seq > state.seq)) return state;
   state.seq = event.seq;
   const at = number(event.at);
   if (state.began === null) state.began = at;
@@ -57,11 +67,7 @@ export function add(state, event) {
 
 const FOLDERS = {
   queue(state, data, at) {
-    state.queue = {
-      place: number(data.place),
-      reason: text(data.reason, MAX_SENTENCE),
-      expectedAt: number(data.expected_at),
-    };
+    takeQueue(state, data, at);
     state.last ??= at;
   },
 
@@ -78,9 +84,18 @@ const FOLDERS = {
       };
       return;
     }
+    if (stage === "ending") {
+      state.ending = { message: text(data.message, MAX_SENTENCE), until: number(data.until) };
+      state.until = state.ending.until ?? state.until;
+      return;
+    }
     // The warm-up begins after Lab answers, so its own events come too late for the pending page.
     if (data.warmup === true) state.warmupComing = true;
+    const waited = stage === "gpu" ? number(data.waited_s, 0, MAX_SECONDS) : null;
     if (stage === "gpu") takeGpus(state, data);
+    if (waited !== null && !state.stages.some((reached) => reached.stage === "queue")) {
+      state.stages.push({ stage: "queue", label: "Queue", at, seconds: waited });
+    }
     if (stage === "lab") {
       state.isUp = true;
       state.url = text(data.url);
@@ -88,7 +103,7 @@ const FOLDERS = {
     const known = STAGES.find(([name]) => name === stage);
     if (known && !state.stages.some((reached) => reached.stage === stage)) {
       const since = state.last ?? state.began;
-      state.stages.push({ stage, label: known[1], at, seconds: Math.max(0, at - since) });
+      state.stages.push({ stage, label: known[1], at, seconds: Math.max(0, at - since - (waited ?? 0)) });
     }
     state.last = at;
   },
@@ -151,10 +166,29 @@ const FOLDERS = {
   },
 };
 
+function takeQueue(state, data, at) {
+  // A journal that is read again holds the place of the beginning; the present one is newer.
+  if (state.queue && at < state.queue.at) return;
+  state.queue = {
+    at,
+    place: number(data.place, 1, 1e6),
+    of: number(data.of, 1, 1e6),
+    reason: text(data.reason, MAX_SENTENCE),
+    expectedAt: number(data.expected_at),
+    since: number(data.since) ?? state.queue?.since ?? at,
+    canStartCpu: data.can_start_cpu === true,
+  };
+}
+
 function takeGpus(state, data) {
   state.hasGpuNews = true;
   state.share = text(data.share);
   state.gpuMessage = text(data.message, MAX_SENTENCE);
+  state.why = text(data.why, MAX_SENTENCE);
+  state.limit = LIMITS.includes(data.limit) ? data.limit : "";
+  state.until = number(data.until);
+  // A lease that was given again, or made longer, is not about to end.
+  if (state.ending && (state.until === null || state.until > state.ending.until)) state.ending = null;
   state.gpus = list(data.gpus)
     .slice(0, 32)
     .filter(isObject)
@@ -166,6 +200,9 @@ function takeGpus(state, data) {
       driver: text(gpu.driver),
       pool: text(gpu.pool),
       isSimulated: gpu.is_simulated === true,
+      slots: number(gpu.slots, 2, 1000),
+      slot: number(gpu.slot, 0, 999),
+      slotMemory: number(gpu.slot_memory_mib, 0, 1e8),
     }));
 }
 
@@ -188,8 +225,13 @@ function takeTarget(warmup, target, phase) {
 
 // ---- what follows from the state ----------------------------------------------------------------
 
+export function isQueueing(state) {
+  return Boolean(state.queue) && !state.hasGpuNews && !state.isUp && !state.end;
+}
+
 export function nextStage(state) {
   if (state.isUp || state.end) return null;
+  if (isQueueing(state)) return { stage: "queue", label: "Queue", doing: "Waiting for a GPU" };
   const reached = STAGES.map(([name]) => state.stages.some(({ stage }) => stage === name));
   const [name, label, doing] = STAGES[reached.lastIndexOf(true) + 1] ?? STAGES[4];
   return { stage: name, label, doing };
@@ -225,20 +267,41 @@ export function warmupProgress(state) {
 export function judge(state, who) {
   if (state.end) return judgeEnd(state, who);
   if (state.isUp) return judgeUp(state, who);
-  if (state.queue && !state.hasGpuNews) return judgeQueue(state, who);
+  if (isQueueing(state)) return judgeQueue(state, who);
   const next = nextStage(state);
   const detail = state.seq ? `${next.doing}…` : "Waiting for the first news of it…";
   return { tone: "wait", sentence: `${who.Your} server is starting.`, detail };
 }
 
 function judgeQueue({ queue }, who) {
-  const place = queue.place === null ? "in the queue" : `${ordinal(queue.place)} in the queue`;
-  const when = queue.expectedAt === null ? "" : ` Expected at ${clock(queue.expectedAt)}.`;
   return {
     tone: "wait",
-    sentence: `${who.You} ${who.are} ${place}.`,
-    detail: `${queue.reason}${when}`.trim() || "The server starts by itself when a GPU is free.",
+    sentence: `${who.You} ${who.are} ${placeWords(queue)}.`,
+    detail: queue.reason || "The server starts by itself when a GPU is free.",
   };
+}
+
+function placeWords({ place }) {
+  return place === null ? "in the queue" : `${ordinal(place)} in the queue`;
+}
+
+// Since when, and how long still: two times that run, so they are not part of the verdict, which is
+// read out when it changes.
+export function waiting({ queue }, now) {
+  const expected =
+    queue.expectedAt === null
+      ? "expected time unknown"
+      : queue.expectedAt <= now
+        ? "expected any moment"
+        : `expected at ${clockOrDay(queue.expectedAt, now)}, in ${lasting(queue.expectedAt - now)}`;
+  return { since: `Waiting for ${lasting(now - queue.since)}`, expected };
+}
+
+// For a tab in the background: the place first, since a tab shows little.
+export function title(state, who) {
+  if (!isQueueing(state)) return judge(state, who).sentence;
+  const place = placeWords(state.queue);
+  return place.charAt(0).toUpperCase() + place.slice(1);
 }
 
 function judgeEnd({ end }, who) {
@@ -252,7 +315,7 @@ function judgeEnd({ end }, who) {
   const verb = end.kind === "cancelled" ? "The start was cancelled." : "";
   return {
     tone: "off",
-    sentence: verb || `${who.Your} server is stopped.`,
+    sentence: end.hasLeftQueue ? `${who.You} left the queue.` : verb || `${who.Your} server is stopped.`,
     detail: "Files in the home directory are kept.",
   };
 }
@@ -319,8 +382,19 @@ export function ago(at, now) {
   return passed < 5 ? "just now" : `${seconds(Math.round(passed)).replace(".0", "")} ago`;
 }
 
+export function lasting(value) {
+  return seconds(Math.max(0, Math.floor(value))).replace(".0", "");
+}
+
 export function clock(at) {
   return new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+}
+
+// "16:30", and with its day when that is not today.
+export function clockOrDay(at, now) {
+  const names = { weekday: "short", day: "numeric", month: "short" };
+  const day = (time) => new Date(time * 1000).toLocaleDateString([], names);
+  return day(at) === day(now) ? clock(at) : `${clock(at)} on ${day(at)}`;
 }
 
 export function exact(at) {
@@ -331,6 +405,13 @@ export function gib(mib) {
   if (mib === null) return "unknown";
   const value = mib / 1024;
   return value < 10 ? value.toFixed(1).replace(/\.0$/, "") : String(Math.round(value));
+}
+
+// "slot 2 of 4 · 20 GiB"; "" where the GPU is not cut into slots.
+export function slotWords({ slots, slot, slotMemory }) {
+  if (slots === null) return "";
+  const which = slot === null ? `one of ${slots} slots` : `slot ${slot + 1} of ${slots}`;
+  return slotMemory === null ? which : `${which} · ${gib(slotMemory)} GiB`;
 }
 
 export function compileMode(mode) {
@@ -350,11 +431,21 @@ export function report(state, server, who, now) {
     "",
     `Stages: ${state.stages.map((s) => `${s.label} ${seconds(s.seconds)}`).join(", ") || "none"}`,
   ];
+  if (isQueueing(state)) {
+    const { place, of, since, expectedAt } = state.queue;
+    const when = expectedAt === null ? "unknown" : new Date(expectedAt * 1000).toISOString();
+    const where = `place ${place ?? "unknown"} of ${of ?? "unknown"}`;
+    lines.push(`Queue: ${where}, waiting ${lasting(now - since)}, expected ${when}`);
+  }
   for (const gpu of state.gpus) {
     const simulated = gpu.isSimulated ? ", simulated" : "";
     const memory = gpu.memory === null ? "" : `, ${gib(gpu.memory)} GiB`;
-    lines.push(`GPU: ${gpu.name || "unnamed"}${memory}, ${gpu.uuid}, driver ${gpu.driver || "unknown"}${simulated}`);
+    const slot = slotWords(gpu) ? `, ${slotWords(gpu)}` : "";
+    lines.push(`GPU: ${gpu.name || "unnamed"}${memory}${slot}, ${gpu.uuid}, driver ${gpu.driver || "unknown"}${simulated}`);
   }
+  if (state.limit) lines.push(`Memory limit: ${state.limit}`);
+  if (state.until !== null) lines.push(`GPU until: ${new Date(state.until * 1000).toISOString()}`);
+  if (state.why) lines.push(`Why: ${state.why}`);
   if (state.hasGpuNews && state.gpus.length === 0) lines.push("GPU: none");
   if (state.checks.size) lines.push("", `Checks: ${sayChecks(state)}`);
   for (const check of state.checks.values()) {

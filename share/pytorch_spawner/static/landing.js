@@ -1,6 +1,6 @@
 // The landing page: follows the service's event stream of one server.
 
-import { add, emptyState, judge, report } from "./journal.js";
+import { add, emptyState, isQueueing, report, title } from "./journal.js";
 import { copyButton } from "./copy.js";
 import { draw, drawNotice, h, mount, words } from "./server-view.js";
 
@@ -26,11 +26,11 @@ export function start(root) {
   root.append(copy.box);
   page.redraw = () => {
     page.isDrawing = false;
-    stop.hidden = Boolean(page.state.end) || page.isUnknown;
+    stop.hidden = Boolean(page.state.end) || page.isUnknown || isQueueing(page.state);
     const look = { config, now: now(), primary: primary(page) };
     if (page.isUnknown) Object.assign(look, { verdict: neverStarted(config), isEmpty: true });
     draw(page.parts, page.state, look);
-    document.title = `${look.verdict?.sentence ?? judge(page.state, words(config)).sentence} · Lab`;
+    document.title = `${look.verdict?.sentence ?? title(page.state, words(config))} · Lab`;
   };
   page.redraw();
   connect(page);
@@ -50,8 +50,16 @@ function primary({ config, state, isUnknown }) {
     const label = state.end?.kind === "failed" ? "Try again" : "Start it";
     return [{ label, href: config.spawnUrl }];
   }
+  // The hub takes such a request from its own pages only, so the choice is made there.
+  if (isQueueing(state)) {
+    return config.isOwner ? [{ label: "Leave, or start without a GPU…", href: pendingUrl(config) }] : [];
+  }
   if (!config.canOpen) return [];
   return [{ label: "Open JupyterLab ▸", href: state.isUp ? config.labUrl : null }];
+}
+
+function pendingUrl({ spawnUrl }) {
+  return spawnUrl.replace("/spawn/", "/spawn-pending/");
 }
 
 function neverStarted(config) {

@@ -1,32 +1,63 @@
 // The hub's pending page: follows the hub's own progress stream, whose events carry our journal.
 
-import { add, emptyState, judge, report, warmupProgress } from "./journal.js";
+import { add, emptyState, isQueueing, report, title, warmupProgress } from "./journal.js";
 import { copyButton } from "./copy.js";
-import { draw, drawNotice, h, mount, words } from "./server-view.js";
+import { draw, drawNotice, h, mount, move, words } from "./server-view.js";
+
+const GONE_WITHIN_S = 60;
+const LOOK_S = 0.5;
+const AGAIN = "Press “Start now without a GPU” again";
 
 export function start(root, config) {
-  const page = { config, state: emptyState(), offset: null, source: null, attempts: 0, isOver: false };
+  const page = {
+    config,
+    state: emptyState(),
+    offset: null,
+    source: null,
+    attempts: 0,
+    isOver: false,
+    isBusy: false,
+    hasLeftQueue: false, // by this page, and no new start came of it yet
+  };
   const now = () => Date.now() / 1000 + (page.offset ?? 0);
   const server = { user: config.user, server: config.server };
   const copy = copyButton(() => report(page.state, server, words(config), now()));
+  page.cpu = h("button", { type: "button", class: "btn btn-primary" }, "Start now without a GPU");
+  page.cpu.addEventListener("click", () => unlessBusy(page, startWithoutGpu));
   page.cancel = h("button", { type: "button", class: "btn btn-outline-danger btn-sm" }, "Cancel the start");
-  page.cancel.addEventListener("click", () => cancel(page));
+  page.cancel.addEventListener("click", () => unlessBusy(page, cancel));
+  page.doing = h("p", { class: "lab-small", role: "status" });
   page.log = h("ul", { class: "lab-list lab-small" });
   const details = h("details", { class: "lab-fold" }, h("summary", {}, "Event log"), page.log);
   page.parts = mount(root, [...copy.nodes, page.cancel]);
+  page.parts.choices.append(page.cpu, page.doing);
   root.append(copy.box, details);
   page.redraw = () => {
-    page.cancel.hidden = Boolean(page.state.end);
-    const primary = page.state.end ? [{ label: "Try again", href: config.spawnUrl }] : [{ label: "Open JupyterLab ▸", href: null }];
+    const isQueued = isQueueing(page.state);
+    arrange(page, isQueued);
+    const open = isQueued ? [] : [{ label: "Open JupyterLab ▸", href: null }];
+    const primary = page.state.end ? [{ label: "Try again", href: config.spawnUrl }] : open;
     draw(page.parts, page.state, { config, now: now(), primary });
-    document.title = judge(page.state, words(config)).sentence;
+    document.title = `${title(page.state, words(config))}${isQueued ? " · Lab" : ""}`;
   };
   page.redraw();
   connect(page);
   setInterval(page.redraw, 1000);
 }
 
+// While queueing, what one can do instead of waiting stands beside the verdict.
+function arrange(page, isQueued) {
+  const { cancel, cpu, parts, state } = page;
+  cpu.hidden = !page.hasLeftQueue && !(isQueued && state.queue.canStartCpu);
+  cancel.hidden = Boolean(state.end);
+  for (const look of ["btn-sm", "btn-outline-danger"]) cancel.classList.toggle(look, !isQueued);
+  cancel.classList.toggle("btn-outline-contrast", isQueued);
+  if (!page.isBusy) cancel.textContent = isQueued ? "Leave the queue" : "Cancel the start";
+  move(cancel, isQueued ? parts.choices : parts.actions);
+}
+
 function connect(page) {
+  page.source?.close();
   const source = new EventSource(page.config.progressUrl);
   page.source = source;
   let isFirst = true;
@@ -56,7 +87,9 @@ function take(page, said) {
     page.offset = page.offset === null ? drift : Math.max(page.offset, drift);
     add(page.state, event);
   }
-  if (said.message) page.log.append(h("li", {}, String(said.message)));
+  // A place in the queue is told again with every change of it.
+  const line = String(said.message ?? "");
+  if (line && page.log.lastChild?.textContent !== line) page.log.append(h("li", {}, line));
   if (said.failed) end(page, String(said.message ?? ""));
   if (said.ready) leave(page);
   page.redraw();
@@ -114,32 +147,149 @@ async function lost(page, wasRefused) {
   lost(page, true);
 }
 
+// ---- leaving, and starting again without a GPU ---------------------------------------------------
+
+// The buttons stay focusable while one of them works: a disabled one would drop the focus.
+async function unlessBusy(page, work) {
+  if (page.isBusy) return;
+  page.isBusy = true;
+  const buttons = [page.cancel, page.cpu];
+  for (const button of buttons) button.setAttribute("aria-disabled", "true");
+  drawNotice(page.parts);
+  try {
+    await work(page);
+  } catch (error) {
+    if (!(error instanceof Trouble)) throw error;
+    drawNotice(page.parts, error.message);
+    if (!page.isOver) page.keepNotice = true;
+  } finally {
+    page.isBusy = false;
+    for (const button of buttons) button.removeAttribute("aria-disabled");
+    page.doing.textContent = "";
+    const focused = buttons.find((button) => button === document.activeElement);
+    page.redraw();
+    if (focused?.hidden) page.parts.primary.querySelector("a")?.focus();
+    if (!page.isOver) connect(page);
+  }
+}
+
+// One sentence: what happened, and what to do.
+class Trouble extends Error {}
+
+async function cancel(page) {
+  const isQueued = isQueueing(page.state);
+  page.cancel.textContent = isQueued ? "Leaving…" : "Cancelling…";
+  // Who leaves may want to start without a GPU after all.
+  if (isQueued && page.state.queue.canStartCpu) page.cpuOptions = await chosen(page).catch(() => null);
+  await stop(page);
+  endAsCancelled(page, isQueued);
+}
+
+async function startWithoutGpu(page) {
+  if (!page.hasLeftQueue) {
+    page.doing.textContent = "Leaving the queue…";
+    page.cpuOptions = await chosen(page);
+    await stop(page);
+    page.hasLeftQueue = true;
+  }
+  try {
+    page.doing.textContent = "You left the queue. Waiting until the hub has ended the old start…";
+    await waitUntilGone(page);
+    page.doing.textContent = "Starting without a GPU…";
+    await begin(page, page.cpuOptions ?? { share: "none" });
+  } catch (error) {
+    endAsCancelled(page, true);
+    throw error;
+  }
+  location.reload();
+  // Busy until the page is gone.
+  await new Promise(() => {});
+}
+
+function endAsCancelled(page, hasLeftQueue) {
+  end(page, "");
+  Object.assign(page.state.end, { kind: "cancelled", hasLeftQueue });
+  page.hasLeftQueue ||= hasLeftQueue && page.state.queue.canStartCpu;
+}
+
 // JupyterHub (seen with 6.1.1) says "ready" on the stream of a start that is being cancelled, a second
 // before it stops the server: who listened would be sent to a server that is not there.
-async function cancel(page) {
+async function stop(page) {
   page.isOver = true;
   page.source?.close();
-  page.cancel.disabled = true;
-  page.cancel.textContent = "Cancelling…";
-  const { config } = page;
-  const server = config.server ? `servers/${encodeURIComponent(config.server)}` : "server";
-  const url = `${config.hubUrl}api/users/${encodeURIComponent(config.user)}/${server}?_xsrf=${encodeURIComponent(config.xsrf)}`;
-  let answer = null;
-  try {
-    answer = await fetch(url, { method: "DELETE", headers: { "Content-Type": "application/json" } });
-  } catch {
-    // Told below.
-  }
-  if (answer?.ok) {
-    end(page, "");
-    page.state.end.kind = "cancelled";
-    page.redraw();
-    return;
-  }
+  const answer = await ask(page, "DELETE", serverPath(page.config));
+  // 404: there is no such start any more, which is what was wanted.
+  if (answer?.ok || answer?.status === 404) return;
   page.isOver = false;
-  connect(page);
-  page.cancel.disabled = false;
-  page.cancel.textContent = "Cancel the start";
-  drawNotice(page.parts, "The hub could not cancel it just now. Try again in a few seconds.");
-  page.keepNotice = true;
+  const still = isQueueing(page.state) ? " You keep your place in the queue." : "";
+  if (!answer) throw new Trouble(`The hub could not be reached.${still} Try again in a few seconds.`);
+  if (answer.status === 403) {
+    throw new Trouble(`The hub refused it: your login may have ended.${still} Reload this page and try again.`);
+  }
+  throw new Trouble(`The hub could not cancel it just now.${still} Try again in a few seconds.`);
+}
+
+// What was chosen for this start stays, but for its GPUs and where those come from.
+async function chosen(page) {
+  const server = await look(page);
+  if (!server) {
+    throw new Trouble(
+      "The hub could not be asked just now, so you keep your place in the queue. Try again in a few seconds.",
+    );
+  }
+  const known = server.user_options ?? {};
+  const kept = ["image", "course"].filter((name) => known[name]).map((name) => [name, known[name]]);
+  return { ...Object.fromEntries(kept), share: "none" };
+}
+
+async function waitUntilGone(page) {
+  const deadline = Date.now() + 1000 * GONE_WITHIN_S;
+  while (Date.now() < deadline) {
+    const server = await look(page);
+    if (server && !server.pending && !server.ready) return;
+    await new Promise((done) => setTimeout(done, 1000 * LOOK_S));
+  }
+  throw new Trouble(`You left the queue, but the hub has not ended the old start yet. ${AGAIN} in a minute.`);
+}
+
+// The server as the hub has it now: {} when there is none, null when the hub did not say.
+async function look(page) {
+  const answer = await ask(page, "GET", userPath(page.config));
+  try {
+    return answer.ok ? ((await answer.json()).servers[page.config.server] ?? {}) : null;
+  } catch {
+    return null;
+  }
+}
+
+// The options are the body itself: JupyterHub 5 knows no other form, and 6 takes it still.
+async function begin(page, options) {
+  const answer = await ask(page, "POST", serverPath(page.config), options);
+  if (answer?.ok) return;
+  const next = `${AGAIN}; if it stays so, ask your admin.`;
+  if (!answer) {
+    throw new Trouble(`You left the queue, but the hub could not be reached for the start without a GPU. ${next}`);
+  }
+  const said = await answer.json().then((body) => String(body.message ?? "").slice(0, 600), () => "");
+  const why = said ? `: ${said.replace(/[.\s]*$/, ".")}` : ` (error ${answer.status}).`;
+  throw new Trouble(`You left the queue, but your server did not start without a GPU${why} ${next}`);
+}
+
+function userPath({ user }) {
+  return `api/users/${encodeURIComponent(user)}`;
+}
+
+function serverPath(config) {
+  return `${userPath(config)}/${config.server ? `servers/${encodeURIComponent(config.server)}` : "server"}`;
+}
+
+// The hub's answer; null when there was none.
+async function ask({ config }, method, path, body) {
+  const url = `${config.hubUrl}${path}?_xsrf=${encodeURIComponent(config.xsrf)}`;
+  const headers = { "Content-Type": "application/json" };
+  try {
+    return await fetch(url, { method, headers, cache: "no-store", body: body && JSON.stringify(body) });
+  } catch {
+    return null;
+  }
 }

@@ -4,14 +4,19 @@
 import {
   ago,
   clock,
+  clockOrDay,
   compileMode,
   countChecks,
   exact,
   gib,
+  isQueueing,
   judge,
+  lasting,
   nextStage,
   sayChecks,
   seconds,
+  slotWords,
+  waiting,
   warmupProgress,
 } from "./journal.js";
 
@@ -47,7 +52,12 @@ export function mount(root, actions) {
     sentence: h("h1", { class: "lab-sentence h3", id: "lab-sentence" }),
     detail: h("p", { class: "lab-detail" }),
     icon: h("span", { class: "lab-icon", "aria-hidden": "true" }),
+    since: h("span"),
+    expected: h("span"),
     primary: h("div", { class: "lab-primary" }),
+    choices: h("div", { class: "lab-choices" }),
+    endingSaid: h("span", { role: "status" }),
+    endingLeft: h("span"),
     notice: h("div", { class: "lab-notice", role: "status" }),
     stages: h("ol", { class: "lab-stages", "aria-label": "Stages of the start" }),
     log: h("div", {}),
@@ -57,15 +67,19 @@ export function mount(root, actions) {
     warmup: h("section", { class: "card lab-card", "aria-label": "Warm-up" }),
     actions: h("div", { class: "lab-actions" }, ...actions),
   };
+  // Outside of what is read out on change: these tick.
+  parts.wait = h("p", { class: "lab-detail lab-quiet lab-small" }, parts.since, " · ", parts.expected);
+  parts.ending = h("div", { class: "alert alert-warning lab-ending" }, parts.endingSaid, " ", parts.endingLeft);
   parts.verdict = h(
     "section",
     { class: "card lab-verdict", "aria-labelledby": "lab-sentence" },
     parts.icon,
-    h("div", { class: "lab-words", "aria-live": "polite" }, parts.sentence, parts.detail),
+    h("div", { class: "lab-words" }, h("div", { "aria-live": "polite" }, parts.sentence, parts.detail), parts.wait),
     parts.primary,
+    parts.choices,
   );
   parts.cards.append(parts.gpu, parts.checks, parts.warmup);
-  root.replaceChildren(parts.verdict, parts.notice, parts.stages, parts.log, parts.cards, parts.actions);
+  root.replaceChildren(parts.verdict, parts.ending, parts.notice, parts.stages, parts.log, parts.cards, parts.actions);
   root.classList.add("lab-server");
   return parts;
 }
@@ -74,6 +88,8 @@ export function mount(root, actions) {
 // journal: verdict and isEmpty}
 export function draw(parts, state, look) {
   drawVerdict(parts, state, look);
+  drawWait(parts, state, look.now);
+  drawEnding(parts, state, look.now);
   parts.cards.hidden = parts.actions.hidden = look.isEmpty === true;
   renew(parts.stages, stageItems(state, look.now));
   renew(parts.log, failureLog(state));
@@ -101,9 +117,35 @@ function drawVerdict(parts, state, look) {
   renew(parts.primary, links);
 }
 
-function setText(element, text) {
+function drawWait(parts, state, now) {
+  parts.wait.hidden = !isQueueing(state);
+  if (parts.wait.hidden) return;
+  const { since, expected } = waiting(state, now);
+  setText(parts.since, since, exact(state.queue.since));
+  setText(parts.expected, expected, state.queue.expectedAt === null ? "" : exact(state.queue.expectedAt));
+}
+
+function drawEnding(parts, { ending, end }, now) {
+  parts.ending.hidden = !ending || Boolean(end);
+  if (parts.ending.hidden) return;
+  const { message, until } = ending;
+  setText(parts.endingSaid, message || "Your GPU time ends soon. Save your work.");
+  const left = until === null ? "" : until <= now ? "The time is over." : `${lasting(until - now)} left.`;
+  setText(parts.endingLeft, left, until === null ? "" : exact(until));
+}
+
+function setText(element, text, title = "") {
   if (element.textContent !== text) element.textContent = text;
   element.hidden = text === "";
+  if (element.title !== title) element.title = title;
+}
+
+// Move a button that is somewhere else, and the focus with it: the browser drops it on the way.
+export function move(element, container) {
+  if (element.parentElement === container) return;
+  const hadFocus = document.activeElement === element;
+  container.append(element);
+  if (hadFocus) element.focus();
 }
 
 // Replace the children when they differ; keep folds open and the focus where it was.
@@ -138,7 +180,7 @@ function stageItems(state, now) {
   });
   const next = nextStage(state);
   if (next && state.seq) {
-    const since = state.last ?? state.began;
+    const since = next.stage === "queue" ? state.queue.since : (state.last ?? state.began);
     items.push(stageItem("now", next.label, seconds(Math.max(0, Math.floor(now - since)) || 0.01), ""));
   }
   const { targets, isOver, isRunning } = warmupProgress(state);
@@ -196,7 +238,9 @@ function head(title, note) {
 
 function gpuCard(state, now) {
   if (!state.hasGpuNews) {
-    return [head("GPU"), h("div", { class: "card-body lab-quiet" }, "Which GPU it is shows here in a moment.")];
+    const when = isQueueing(state) ? "as soon as there is one" : "in a moment";
+    const said = state.end ? "This start got none." : `Which GPU it is shows here ${when}.`;
+    return [head("GPU"), h("div", { class: "card-body lab-quiet" }, said)];
   }
   if (state.gpus.length === 0) {
     return [
@@ -207,6 +251,7 @@ function gpuCard(state, now) {
         h("p", { class: "mb-1" }, state.gpuMessage || "This server runs without a GPU."),
         h("p", { class: "mb-1" }, "It computes on the CPU: fine for writing code, small models and looking at results."),
         h("p", { class: "lab-quiet mb-0" }, "To use a GPU, stop the server and ask for one at the next start."),
+        whyLine(state),
       ),
     ];
   }
@@ -214,9 +259,28 @@ function gpuCard(state, now) {
   const first = state.gpus[0];
   const title = several ? `${state.gpus.length} GPUs` : first.name || "GPU";
   return [
-    head(title, shareWords(state.share)),
-    h("div", { class: "card-body" }, ...state.gpus.map((gpu) => gpuBody(gpu, { several, measured: measured(state, gpu, now) }))),
+    head(title, (several ? "" : slotWords(first)) || shareWords(state.share)),
+    h(
+      "div",
+      { class: "card-body" },
+      ...state.gpus.map((gpu) => gpuBody(gpu, { several, measured: measured(state, gpu, now) })),
+      leaseLine(state, now),
+      whyLine(state),
+    ),
   ];
+}
+
+function leaseLine({ until, limit, end }, now) {
+  const yours = Boolean(end) || until <= now ? "was yours" : "yours";
+  const parts = [];
+  if (until !== null) parts.push(h("span", { title: exact(until) }, `${yours} until ${clockOrDay(until, now)}`));
+  if (limit) parts.push(`memory limit: ${limit}`);
+  if (parts.length === 2) parts.splice(1, 0, " · ");
+  return parts.length ? h("p", { class: "lab-facts lab-lease" }, ...parts) : null;
+}
+
+function whyLine({ why }) {
+  return why ? h("p", { class: "lab-quiet lab-small lab-why" }, why) : null;
 }
 
 function shareWords(share) {
@@ -226,8 +290,10 @@ function shareWords(share) {
 }
 
 function gpuBody(gpu, { several, measured }) {
+  const memory = gpu.memory === null ? "memory unknown" : `${gib(gpu.memory)} GiB`;
   const facts = [
-    gpu.memory === null ? "memory unknown" : `${gib(gpu.memory)} GiB`,
+    several ? slotWords(gpu) : "",
+    gpu.slots !== null && gpu.memory !== null ? `${memory} in all` : memory,
     gpu.driver ? `driver ${gpu.driver}` : gpu.isSimulated ? "" : "driver unknown",
     gpu.pool && gpu.pool !== "default" ? `pool ${gpu.pool}` : "",
   ].filter(Boolean);

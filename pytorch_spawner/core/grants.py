@@ -1,0 +1,481 @@
+"""Who may have which GPU: grants, their precedence, and what a person is told of them.
+
+Precedence, in one place (``GrantBook.for_person``):
+
+1. Only grants that are valid now and name the person, one of the person's groups, or everyone.
+2. A grant to the person comes before one to a group, and that before one to everyone.
+3. Among those, the higher priority comes first, then the larger count, then the id.
+
+A start is served through the first of these grants that covers what it asks for (``covers``) and
+has room; a grant therefore never takes away what a later one gives. A GPU that a valid grant pins
+is reserved: it is given through that grant alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from pytorch_spawner.core.gpus import GPU_UUID, MIG_PROFILE, GpuUuid, Inventory
+from pytorch_spawner.errors import BadRequest
+
+PRIORITIES: Final = (-100, 100)
+# Their ids begin with the source, so that no admin's grant ever takes the place of one of these.
+_PREFIXED: Final = ("config", "group")
+_ORDER: Final = {"user": 0, "group": 1, "everyone": 2}
+_WEEK_S: Final = 7 * 24 * 3600
+# 1970-01-01 was a Thursday, so the first Monday began four days later.
+_FIRST_MONDAY_S: Final = 4 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """An admin's word on who gets what.
+
+    Attributes:
+        id: Unique among a hub's grants.
+        to: "user", "group" or "everyone".
+        subject: Name of the user or group; "" for everyone.
+        pool: Only GPUs of this pool; "" for any.
+        gpus: Only these GPUs, which are then reserved for this grant; empty for any of the pool.
+        count: Most GPUs (or slots, or MIG instances) that one person holds through it, >= 1.
+        share: "any", "whole", "slot" or "mig:<profile>".
+        priority: -100 to 100; the higher is served first.
+        weekly_gpu_hours: GPU-hours a person may hold a week (Monday to Sunday, UTC); a slot of N
+            counts 1/N. None for no limit.
+        max_lease_s: Longest time one start may hold; None leaves it to the lab's own limit.
+        valid_from: Unix time in seconds; None for always.
+        valid_until: Unix time in seconds, exclusive; a lease ends then at the latest.
+        images: Image references or names it may be used with; empty for all.
+        source: Where it was written: "ledger", "config" or "group" (a JupyterHub group's property).
+    """
+
+    id: str
+    to: str = "everyone"
+    subject: str = ""
+    pool: str = ""
+    gpus: tuple[GpuUuid, ...] = ()
+    count: int = 1
+    share: str = "any"
+    priority: int = 0
+    weekly_gpu_hours: float | None = None
+    max_lease_s: int | None = None
+    valid_from: float | None = None
+    valid_until: float | None = None
+    images: tuple[str, ...] = ()
+    source: str = "ledger"
+
+    def is_valid(self, now: float) -> bool:
+        """Whether it is in force at this time."""
+        return (self.valid_from is None or self.valid_from <= now) and (
+            self.valid_until is None or now < self.valid_until
+        )
+
+    @property
+    def whose(self) -> str:
+        """Whom it names, for a sentence."""
+        return f"{self.to} {self.subject}" if self.subject else "everyone"
+
+    def as_json(self) -> dict[str, Any]:
+        """The grant as files and the API hold it; what is not set is left out, but for the id."""
+        said = asdict(self)
+        kept = {
+            key: value
+            for key, value in said.items()
+            if key in ("id", "to", "count", "share", "source") or value not in (None, "", (), 0)
+        }
+        for key in ("gpus", "images"):
+            if key in kept:
+                kept[key] = list(kept[key])
+        for key in ("valid_from", "valid_until"):
+            if key in kept:
+                kept[key] = datetime.fromtimestamp(kept[key], timezone.utc).isoformat()
+        return kept
+
+
+# -- reading -------------------------------------------------------------------------------------
+
+
+def _moment(said: Any) -> Any:
+    """A date ("2026-10-01", midnight UTC), a time with its zone, or Unix seconds."""
+    if isinstance(said, bool):
+        raise ValueError("not a date")  # noqa: TRY004 (pydantic collects ValueError)
+    if isinstance(said, str):
+        try:
+            moment = datetime.fromisoformat(said.strip().replace("Z", "+00:00"))
+        except ValueError as error:
+            raise ValueError("not a date: write 2026-10-01 or 2026-10-01T09:00:00+02:00") from error
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=timezone.utc)
+        return moment.timestamp()
+    if isinstance(said, datetime):
+        return (said if said.tzinfo else said.replace(tzinfo=timezone.utc)).timestamp()
+    if hasattr(said, "isoformat"):  # YAML reads 2026-10-01 as a date
+        return _moment(said.isoformat())
+    if isinstance(said, float) and not math.isfinite(said):
+        raise ValueError("not a date")
+    return said
+
+
+Moment = Annotated[float, BeforeValidator(_moment), Field(ge=0, le=1e11)]
+_Name = Annotated[str, Field(max_length=255)]
+
+
+class GrantSpec(BaseModel):
+    """A grant as somebody writes it: file, API or configuration. Unknown keys are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=False)
+
+    id: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] | None = None
+    to: Literal["user", "group", "everyone"] = "everyone"
+    subject: _Name = ""
+    pool: _Name = ""
+    gpus: Annotated[list[str], Field(max_length=64)] = []
+    count: Annotated[int, Field(ge=1, le=64)] = 1
+    share: str = "any"
+    priority: Annotated[int, Field(ge=PRIORITIES[0], le=PRIORITIES[1])] = 0
+    weekly_gpu_hours: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)] | None = None
+    max_lease_s: Annotated[int, Field(ge=60, le=366 * 24 * 3600)] | None = None
+    valid_from: Moment | None = None
+    valid_until: Moment | None = None
+    images: Annotated[list[_Name], Field(max_length=64)] = []
+    # Written by us when grants are listed or exported; read back and forgotten.
+    source: Literal["ledger", "config", "group"] | None = None
+
+    @field_validator("count", "priority", "max_lease_s", mode="before")
+    @classmethod
+    def _no_truth(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise ValueError("a number, not true or false")  # noqa: TRY004
+        return value
+
+    @field_validator("share")
+    @classmethod
+    def _known_share(cls, value: str) -> str:
+        is_mig = value.startswith("mig:") and MIG_PROFILE.fullmatch(value[4:])
+        if value not in ("any", "whole", "slot") and not is_mig:
+            raise ValueError('"any", "whole", "slot" or "mig:<profile>", such as mig:1g.10gb')
+        return value
+
+    @field_validator("gpus")
+    @classmethod
+    def _uuids(cls, value: list[str]) -> list[str]:
+        for uuid in value:
+            if not GPU_UUID.fullmatch(uuid):
+                raise ValueError(f"{uuid[:60]!r} is not of the form GPU-... or MIG-...")
+        if len(set(value)) != len(value):
+            raise ValueError("names one GPU twice")
+        return value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> GrantSpec:
+        if self.to == "everyone" and self.subject:
+            raise ValueError('a grant to everyone has no subject; say to: "user" or "group"')
+        if self.to != "everyone" and not self.subject:
+            raise ValueError(f"a grant to a {self.to} names the {self.to} in subject")
+        if self.gpus and self.pool:
+            raise ValueError("either gpus or pool, not both")
+        if self.gpus and self.count > len(self.gpus):
+            raise ValueError(f"count is {self.count}, but only {len(self.gpus)} GPUs are pinned")
+        if (
+            self.valid_from is not None
+            and self.valid_until is not None
+            and self.valid_until <= self.valid_from
+        ):
+            raise ValueError("valid_until is not after valid_from")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What names a grant may use; None means that names of that sort are not checked."""
+
+    users: frozenset[str] | None = None
+    groups: frozenset[str] | None = None
+    inventory: Inventory | None = None
+
+
+def parse_grants(
+    rows: Sequence[Any], known: Known, *, source: str = "ledger", default_count: int = 1
+) -> tuple[Grant, ...]:
+    """Read a whole set of grants, or refuse it whole.
+
+    Args:
+        rows: One mapping a grant; see ``GrantSpec`` for the keys.
+        known: Names to check against.
+        source: Where they were written.
+        default_count: ``count`` of a row that names none.
+
+    Returns:
+        The grants, in the order given; a row without an id gets "g<place>". Ids of the sources
+        "config" and "group" get the source in front: "config:g1".
+
+    Raises:
+        BadRequest: Anything is wrong; the message lists every fault with its row.
+    """
+    faults: list[str] = []
+    grants: list[Grant] = []
+    for place, row in enumerate(rows):
+        where = f"grant {place + 1}"
+        if isinstance(row, Mapping) and isinstance(row.get("id"), str):
+            where += f" ({row['id'][:64]})"
+        try:
+            spec = GrantSpec.model_validate(row)
+        except ValidationError as error:
+            faults += [f"{where}: {_fault(one)}" for one in error.errors()]
+            continue
+        grant = _grant(spec, place, source, default_count)
+        if source not in _PREFIXED and grant.id.startswith(tuple(f"{one}:" for one in _PREFIXED)):
+            faults.append(f"{where}: an id that begins so belongs to the configuration or a group")
+        faults += [f"{where}: {fault}" for fault in _unknown(grant, known)]
+        grants.append(grant)
+    faults += _conflicts(grants)
+    if faults:
+        raise BadRequest("The grants are not usable: " + "; ".join(faults) + ".", faults=faults)
+    return tuple(grants)
+
+
+def _fault(error: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in error["loc"])
+    said = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {where[:60]}"
+    return f"{where}: {said}" if where else said
+
+
+def _grant(spec: GrantSpec, place: int, source: str, default_count: int) -> Grant:
+    said_count = "count" in spec.model_fields_set
+    return Grant(
+        id=(f"{source}:" if source in _PREFIXED else "") + (spec.id or f"g{place + 1}"),
+        to=spec.to,
+        subject=spec.subject,
+        pool=spec.pool,
+        gpus=tuple(GpuUuid(uuid) for uuid in spec.gpus),
+        count=spec.count if said_count else (len(spec.gpus) or default_count),
+        share=spec.share,
+        priority=spec.priority,
+        weekly_gpu_hours=spec.weekly_gpu_hours,
+        max_lease_s=spec.max_lease_s,
+        valid_from=spec.valid_from,
+        valid_until=spec.valid_until,
+        images=tuple(spec.images),
+        source=source,
+    )
+
+
+def _unknown(grant: Grant, known: Known) -> Iterable[str]:
+    if grant.to == "user" and known.users is not None and grant.subject not in known.users:
+        yield f"there is no user {grant.subject[:60]!r}"
+    if grant.to == "group" and known.groups is not None and grant.subject not in known.groups:
+        yield f"there is no group {grant.subject[:60]!r}"
+    if known.inventory is None:
+        return
+    if grant.pool and grant.pool not in known.inventory.pools:
+        pools = ", ".join(known.inventory.pools) or "none"
+        yield f"there is no pool {grant.pool[:60]!r}; there is {pools}"
+    for uuid in grant.gpus:
+        if known.inventory.get(uuid) is None:
+            yield f"there is no GPU {uuid}"
+
+
+def _conflicts(grants: Sequence[Grant]) -> list[str]:
+    """Ids used twice, and GPUs that two people are to have at the same time."""
+    faults = []
+    seen: set[str] = set()
+    for grant in grants:
+        if grant.id in seen:
+            faults.append(f"two grants have the id {grant.id}")
+        seen.add(grant.id)
+    by_gpu: dict[GpuUuid, list[Grant]] = {}
+    for grant in grants:
+        for uuid in grant.gpus:
+            by_gpu.setdefault(uuid, []).append(grant)
+    for gpu, pinned in by_gpu.items():
+        for place, one in enumerate(pinned):
+            faults += [
+                f"{gpu} is pinned to {one.whose} ({one.id}) and to {other.whose} ({other.id}) "
+                "at the same time"
+                for other in pinned[place + 1 :]
+                if (one.to, one.subject) != (other.to, other.subject) and _overlap(one, other)
+            ]
+    return faults
+
+
+def _overlap(one: Grant, other: Grant) -> bool:
+    starts = max(one.valid_from or 0.0, other.valid_from or 0.0)
+    ends = min(
+        math.inf if one.valid_until is None else one.valid_until,
+        math.inf if other.valid_until is None else other.valid_until,
+    )
+    return starts < ends
+
+
+# -- looking up ----------------------------------------------------------------------------------
+
+
+class GrantBook:
+    """All grants of a hub, ready to be asked about a person; immutable, made once per change."""
+
+    def __init__(self, grants: Iterable[Grant]) -> None:
+        self.grants = tuple(grants)
+        self.by_id = {grant.id: grant for grant in self.grants}
+        self._by_subject: dict[tuple[str, str], list[Grant]] = {}
+        for grant in sorted(self.grants, key=_precedence):
+            self._by_subject.setdefault((grant.to, grant.subject), []).append(grant)
+
+    def for_person(self, username: str, groups: Sequence[str], now: float) -> tuple[Grant, ...]:
+        """The grants that a person has now, the first to be used first (see the module's text)."""
+        mine = list(self._by_subject.get(("user", username), ()))
+        ours = [grant for group in groups for grant in self._by_subject.get(("group", group), ())]
+        if len(groups) > 1:
+            ours.sort(key=_precedence)
+        everyones = self._by_subject.get(("everyone", ""), ())
+        return tuple(grant for grant in (*mine, *ours, *everyones) if grant.is_valid(now))
+
+    def has_personal(self, username: str) -> bool:
+        """Whether any grant names this very user."""
+        return ("user", username) in self._by_subject
+
+    def reserved(self, now: float) -> dict[str, frozenset[str]]:
+        """GPUs that valid grants pin: UUID -> ids of the grants through which alone it is given."""
+        found: dict[str, set[str]] = {}
+        for grant in self.grants:
+            if grant.gpus and grant.is_valid(now):
+                for uuid in grant.gpus:
+                    found.setdefault(uuid, set()).add(grant.id)
+        return {uuid: frozenset(ids) for uuid, ids in found.items()}
+
+
+def _precedence(grant: Grant) -> tuple[int, int, int, str]:
+    return _ORDER[grant.to], -grant.priority, -grant.count, grant.id
+
+
+def covers(grant: Grant, *, gpus: int, share: str, pool: str, image: str) -> str:
+    """Say why a grant does not serve a request, whatever is free; "" when it does.
+
+    Args:
+        grant: The grant.
+        gpus: How many are asked for, >= 1.
+        share: "any", "whole", "slot" or "mig:<profile>".
+        pool: Name of a pool; "" for any.
+        image: Reference of the image to be started.
+    """
+    if gpus > grant.count:
+        return f"it gives {count_of(grant.count, grant.share)}, not {gpus}"
+    if share not in ("any", grant.share) and grant.share != "any":
+        return f"it gives {share_name(grant.share)}, not {share_name(share)}"
+    if pool and grant.pool and pool != grant.pool:
+        return f"it is for the pool {grant.pool}, not {pool}"
+    if grant.images and image not in grant.images:
+        return f"it is not for this image, but for {', '.join(grant.images)}"
+    return ""
+
+
+def share_name(share: str) -> str:
+    """A share in words."""
+    return {
+        "any": "a GPU or slot",
+        "whole": "a whole GPU",
+        "slot": "a slot",
+        "none": "no GPU",
+    }.get(share, f"a MIG instance {share.removeprefix('mig:')}")
+
+
+def count_of(count: int, share: str) -> str:
+    """A number of GPUs, slots or instances in words: "1 GPU", "2 slots"."""
+    if share.startswith("mig:"):
+        return f"{count} MIG {share[4:]} instance" + ("" if count == 1 else "s")
+    noun = "slot" if share == "slot" else "GPU"
+    return f"{count} {noun}" + ("" if count == 1 else "s")
+
+
+# -- time and hours ------------------------------------------------------------------------------
+
+
+def week_start(now: float) -> float:
+    """Unix time of the last Monday, 00:00 UTC."""
+    return now - (now - _FIRST_MONDAY_S) % _WEEK_S
+
+
+def next_week(now: float) -> float:
+    """Unix time of the next Monday, 00:00 UTC."""
+    return week_start(now) + _WEEK_S
+
+
+def hours(value: float) -> str:
+    """Hours without needless zeros: "6.5", "20"."""
+    return f"{value:.1f}".removesuffix(".0")
+
+
+def explain(
+    person: str, grants: Sequence[Grant], inventory: Inventory, used_h: Mapping[str, float]
+) -> list[str]:
+    """What a person has, one sentence a grant, the first to be used first.
+
+    Args:
+        person: Name for the sentence.
+        grants: The person's grants as ``GrantBook.for_person`` orders them.
+        inventory: For the memory of a slot.
+        used_h: GPU-hours used this week, by grant id.
+
+    Returns:
+        Such as "ana gets 1 slot of 20 GiB on pool teaching, priority 5, because group cv; 6.5 of
+        20 h left this week."; one sentence saying that there is none where there is none.
+    """
+    if not grants:
+        return [
+            f"{person} gets no GPU, because no grant names {person}, one of their groups, or "
+            "everyone. An admin can add one."
+        ]
+    return [explain_one(person, grant, inventory, used_h.get(grant.id, 0.0)) for grant in grants]
+
+
+def explain_one(person: str, grant: Grant, inventory: Inventory, used_h: float) -> str:
+    """One grant as a sentence; see ``explain``."""
+    what = count_of(grant.count, grant.share)
+    if grant.share == "slot" and (size := _slot_size(grant, inventory)):
+        what += f" of {size}"
+    if grant.gpus:
+        where = f" on {', '.join(grant.gpus)}"
+    else:
+        where = f" on pool {grant.pool}" if grant.pool else ""
+    most = "at most " if grant.count > 1 else ""
+    text = f"{person} gets {most}{what}{where}, priority {grant.priority}, because {grant.whose}"
+    if grant.weekly_gpu_hours is not None:
+        left = max(0.0, grant.weekly_gpu_hours - used_h)
+        text += f"; {hours(left)} of {hours(grant.weekly_gpu_hours)} h left this week"
+    if grant.max_lease_s is not None:
+        text += f"; at most {hours(grant.max_lease_s / 3600)} h at a time"
+    if grant.valid_until is not None:
+        day = datetime.fromtimestamp(grant.valid_until, timezone.utc)
+        text += f"; until {day:%Y-%m-%d %H:%M} UTC"
+    if grant.images:
+        text += f"; with {', '.join(grant.images)}"
+    return text + "."
+
+
+def _slot_size(grant: Grant, inventory: Inventory) -> str:
+    sizes = {
+        gpu.slot_memory_mib
+        for gpu in inventory.gpus
+        if gpu.slots > 1
+        and (not grant.pool or gpu.pool == grant.pool)
+        and (not grant.gpus or gpu.uuid in grant.gpus)
+    } - {None}
+    if not sizes:
+        return ""
+    low, high = min(filter(None, sizes)), max(filter(None, sizes))
+    return f"{low // 1024} GiB" if low == high else f"{low // 1024} to {high // 1024} GiB"

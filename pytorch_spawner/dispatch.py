@@ -1,0 +1,339 @@
+"""The queue inside the hub: starts wait here, and one task turns tickets into leases.
+
+It decides nothing itself: it gathers what ``core.scheduling.schedule`` needs, lets it run inside
+one ledger transaction, and wakes the starts that were served or refused. A pass runs when a start
+arrives or leaves, when the ledger says that something changed (the service or an admin wrote), and
+now and then because time passes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from pytorch_spawner.adapters import engine
+from pytorch_spawner.core.gpus import Gpu, Inventory
+from pytorch_spawner.core.grants import Grant, GrantBook
+from pytorch_spawner.core.placement import with_settings
+from pytorch_spawner.core.scheduling import schedule
+from pytorch_spawner.core.tickets import Decisions, Held, Policy, Refuse, Ticket, Wait
+from pytorch_spawner.errors import (
+    BadRequest,
+    LabError,
+    NoGpuAvailable,
+    NotGranted,
+    RemovedFromQueue,
+)
+from pytorch_spawner.failpoints import reach
+from pytorch_spawner.ledger.store import Lease, QueueState, Start
+
+if TYPE_CHECKING:
+    from pytorch_spawner.shared import Lab
+
+log = logging.getLogger("pytorch_spawner.queue")
+
+# How often the ledger is asked whether another process changed something, while anybody waits.
+_LOOK_S: Final = 1.0
+# A pass at least this often while anybody waits: ends of leases, of kept ones, of patience.
+_PASS_S: Final = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the hub's configuration says about the queue.
+
+    Attributes:
+        inventory: Asks for the GPUs; cached by ``shared.Lab``.
+        grants: Grants of the configuration, beside those of the ledger.
+        policy: How the queue is kept.
+        of_groups: Grants that the JupyterHub groups of this very user give, by the group's name;
+            None for a group that gives none (any more).
+    """
+
+    inventory: Callable[[], Awaitable[Inventory]]
+    grants: tuple[Grant, ...]
+    policy: Policy
+    of_groups: Mapping[str, Grant | None] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Leased:
+    """What a start got: the lease, its devices (best first), and why as a sentence."""
+
+    lease: Lease
+    gpus: tuple[Gpu, ...]
+    why: str
+
+
+class _Waiter:
+    """One start that waits in this process."""
+
+    def __init__(self, ticket: Ticket, on_busy: str) -> None:
+        self.ticket = ticket
+        self.on_busy = on_busy
+        self.served: asyncio.Future[Leased] = asyncio.get_running_loop().create_future()
+        self.wait: Wait | None = None
+        self.changed = asyncio.Event()
+
+    def tell(self, wait: Wait) -> None:
+        if wait != self.wait:
+            self.wait = wait
+            self.changed.set()
+
+
+class Dispatcher:
+    """One per hub process, ledger and hub id."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._waiters: dict[str, _Waiter] = {}
+        self._rules: Rules | None = None
+        self._news = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._beginning = asyncio.Lock()  # protects _has_begun and _config_grants
+        self._has_begun = False
+        self._config_grants: tuple[Grant, ...] | None = None
+        self._group_grants: dict[str, Grant] = {}
+        self._book: tuple[tuple[Grant, ...], GrantBook] = ((), GrantBook(()))
+
+    # -- what starts call ---------------------------------------------------------------------
+
+    async def acquire(
+        self,
+        start: Start,
+        on_busy: str,
+        rules: Rules,
+        on_wait: Callable[[Wait], Awaitable[None]],
+    ) -> Leased:
+        """Wait in the queue until the start is served.
+
+        Args:
+            start: With its request and groups.
+            on_busy: "queue" waits; "cpu" and "fail" are refused at once where nothing is free.
+            rules: The configuration's word.
+            on_wait: Called once, with the first word, where the start has to wait.
+
+        Raises:
+            NoGpuAvailable: Nothing is free, and the start would not wait.
+            NotGranted: No grant covers the request, or its hours are used up.
+            BadRequest: The lab could never serve it.
+            RemovedFromQueue: An admin took it out.
+            LedgerUnavailable: No GPU can be given out safely.
+        """
+        await self._begin(rules)
+        self._rules = rules
+        ticket = await self._lab.call(lambda ledger: ledger.join(start))
+        reach("ticket-written")
+        waiter = _Waiter(ticket, on_busy)
+        self._waiters[ticket.id] = waiter
+        self._keep_running()
+        self._news.set()
+        try:
+            told = asyncio.create_task(waiter.changed.wait())
+            try:
+                ways: set[asyncio.Future[Any]] = {told, waiter.served}
+                await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                told.cancel()
+            if waiter.wait is not None and not waiter.served.done():
+                await on_wait(waiter.wait)
+            return await waiter.served
+        finally:
+            self._waiters.pop(ticket.id, None)
+
+    def position(self, start_id: str) -> Wait | None:
+        """What a start in the queue is told now; None while it does not wait."""
+        waiter = self._waiters.get(start_id)
+        return waiter.wait if waiter is not None else None
+
+    def look(self) -> None:
+        """Something was given back or changed: decide again."""
+        self._news.set()
+
+    # -- the task -------------------------------------------------------------------------------
+
+    async def _begin(self, rules: Rules) -> None:
+        """At the first start of this process nobody waits yet: old tickets lost their waiters."""
+        async with self._beginning:
+            if not self._has_begun:
+                await self._lab.call(lambda ledger: ledger.mark_away(self._lab.hub))
+                known = await self._lab.call(lambda ledger: ledger.grants(self._lab.hub))
+                self._group_grants = {g.subject: g for g in known if g.source == "group"}
+                self._has_begun = True
+            if self._config_grants != rules.grants:
+                # For the pages and the command line, which do not read the hub's configuration.
+                await self._lab.call(
+                    lambda ledger: ledger.write_grants(
+                        self._lab.hub, rules.grants, "configuration", source="config"
+                    )
+                )
+                self._config_grants = rules.grants
+            given = {**self._group_grants, **rules.of_groups}
+            kept = {name: grant for name, grant in given.items() if grant is not None}
+            if kept != self._group_grants:
+                await self._lab.call(
+                    lambda ledger: ledger.write_grants(
+                        self._lab.hub, list(kept.values()), "JupyterHub", source="group"
+                    )
+                )
+                self._group_grants = kept
+
+    def _keep_running(self) -> None:
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._run(), name="lab-queue")
+
+    async def _run(self) -> None:
+        version, passed_at = -1, 0.0
+        while self._waiters:
+            try:
+                has_news = await self._wait_for_news()
+                if not has_news and time.monotonic() - passed_at < _PASS_S:
+                    now_at = await self._lab.call(lambda ledger: ledger.version(self._lab.hub))
+                    if now_at == version:
+                        continue
+                await self._pass()
+                passed_at = time.monotonic()
+                version = await self._lab.call(lambda ledger: ledger.version(self._lab.hub))
+            except LabError as error:
+                self._fail_new(error)
+                await asyncio.sleep(_LOOK_S)
+            except Exception as error:  # one odd answer must not leave the queue without a task
+                log.exception("a pass of the queue failed")
+                self._fail_new(error)
+                await asyncio.sleep(_LOOK_S)
+
+    async def _wait_for_news(self) -> bool:
+        try:
+            await asyncio.wait_for(self._news.wait(), _LOOK_S)
+        except (TimeoutError, asyncio.TimeoutError):
+            return False
+        self._news.clear()
+        return True
+
+    def _fail_new(self, error: Exception) -> None:
+        """Whoever has just come is told; whoever waits already goes on waiting."""
+        for waiter in self._waiters.values():
+            if waiter.wait is None and not waiter.served.done():
+                waiter.served.set_exception(error)
+
+    async def _pass(self) -> None:
+        rules = self._rules
+        if rules is None:
+            return
+        lab = self._lab
+        inventory = await rules.inventory()
+        containers = await lab.in_lane("queue", lambda: engine.list_containers(lab.client, lab.hub))
+        running = [container for container in containers if container.is_running]
+        waiting = dict(self._waiters)
+
+        def decide(state: QueueState) -> Decisions:
+            seen = lay_out(state, inventory, running)
+            decisions = schedule(
+                seen,
+                _all_held(state, running),
+                state.tickets,
+                self._grants(state, rules),
+                state.usage,
+                state.now,
+                rules.policy,
+            )
+            return _impatient(decisions, waiting, seen)
+
+        decisions, leases = await lab.call(lambda ledger: ledger.decide(lab.hub, decide))
+        self._tell(waiting, decisions, leases)
+
+    def _grants(self, state: QueueState, rules: Rules) -> GrantBook:
+        grants = (*(g for g in state.grants if g.source != "config"), *rules.grants)
+        if self._book[0] != grants:
+            self._book = (grants, GrantBook(grants))
+        return self._book[1]
+
+    def _tell(
+        self,
+        waiting: Mapping[str, _Waiter],
+        decisions: Decisions,
+        leases: Mapping[str, Lease],
+    ) -> None:
+        heard: set[str] = set()
+        for give in decisions.give:
+            heard.add(give.ticket.id)
+            waiter, lease = waiting.get(give.ticket.id), leases.get(give.ticket.id)
+            if waiter is not None and lease is not None and not waiter.served.done():
+                waiter.served.set_result(Leased(lease, give.gpus, give.why))
+        for refuse in decisions.refuse:
+            heard.add(refuse.ticket.id)
+            waiter = waiting.get(refuse.ticket.id)
+            if waiter is not None and not waiter.served.done():
+                waiter.served.set_exception(_error(refuse))
+        for wait in decisions.wait:
+            heard.add(wait.ticket.id)
+            waiter = waiting.get(wait.ticket.id)
+            if waiter is not None:
+                waiter.tell(wait)
+        for start_id, waiter in waiting.items():
+            if start_id not in heard and not waiter.served.done():
+                waiter.served.set_exception(
+                    RemovedFromQueue(
+                        "An admin took you out of the queue. Start without a GPU, or ask them why."
+                    )
+                )
+
+
+def lay_out(
+    state: QueueState, inventory: Inventory, running: Sequence[engine.LabContainer]
+) -> Inventory:
+    """The inventory to decide on: the admin's settings laid over what there is."""
+    in_force: dict[str, int] = {}
+    for lease in state.leases:
+        for holding in lease.holdings:
+            in_force[holding.gpu] = holding.slots
+    for container in running:
+        for holding in container.holdings:
+            in_force.setdefault(holding.gpu, holding.slots)
+    return with_settings(inventory, state.settings, in_force)
+
+
+def _all_held(state: QueueState, running: Iterable[engine.LabContainer]) -> list[Held]:
+    """The leases, and what containers carry that no lease knows of: truth has two parts."""
+    held = [lease.as_held() for lease in state.leases]
+    known = {lease.id for lease in state.leases}
+    return held + [
+        Held("", *container.server, container.holdings)
+        for container in running
+        if container.holdings and container.label("lease") not in known
+    ]
+
+
+def _impatient(
+    decisions: Decisions, waiting: Mapping[str, _Waiter], inventory: Inventory
+) -> Decisions:
+    """Refuse, in the same transaction, those who would not wait."""
+    stay, leave = [], []
+    for wait in decisions.wait:
+        waiter = waiting.get(wait.ticket.id)
+        if waiter is None or waiter.on_busy == "queue":
+            stay.append(wait)
+            continue
+        said = wait.trouble or (
+            f"All GPUs that you may use are in use ({len(inventory.gpus)} in this lab)."
+        )
+        leave.append(
+            Refuse(
+                wait.ticket,
+                "no-gpu-available",
+                f"{said} Try again in a while, start without a GPU, or ask the lab's admin who "
+                "holds them.",
+            )
+        )
+    return replace(decisions, wait=tuple(stay), refuse=(*decisions.refuse, *leave))
+
+
+def _error(refuse: Refuse) -> LabError:
+    if refuse.code == "no-gpu-available":
+        return NoGpuAvailable(refuse.message, wanted=refuse.ticket.gpus, free=0)
+    kind = BadRequest if refuse.code == "bad-request" else NotGranted
+    return kind(refuse.message)

@@ -1,0 +1,131 @@
+"""Which GPUs there are, for one hub process.
+
+The configuration's list, else what the driver says, else what a helper container on the engine
+says. Answers are kept for a while and asked for again in the background, so that no start waits for
+a driver, except the first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from pytorch_spawner.adapters import nvml, probe
+from pytorch_spawner.core.gpus import Inventory, parse_inventory
+from pytorch_spawner.core.placement import with_config, with_settings
+from pytorch_spawner.core.plan import LABEL
+from pytorch_spawner.errors import LabError
+
+if TYPE_CHECKING:
+    from pytorch_spawner.shared import Lab
+
+log = logging.getLogger("pytorch_spawner.gpus")
+
+# How long an answer is believed: a new GPU, or one that fell ill, shows within this time.
+_DRIVER_S: Final = 30.0
+# A helper container costs half a second of the engine's time, and every GPU is woken for it.
+_HELPER_S: Final = 300.0
+_SETTINGS_S: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What the configuration says about GPUs.
+
+    Attributes:
+        static: Devices as mappings; empty to ask the driver.
+        pools: UUID -> pool.
+        modes: UUID, pool or "*" -> mode.
+        helper_image: Image of the helper container; on the engine already.
+    """
+
+    static: tuple[Mapping[str, Any], ...] = ()
+    pools: Mapping[str, str] | None = None
+    modes: Mapping[str, str] | None = None
+    helper_image: str = ""
+
+
+class GpuSource:
+    """One per hub process, ledger and hub id."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+        self._known: tuple[Spec, Inventory] | None = None
+        self._good_until = 0.0
+        self._asking: asyncio.Task[Inventory] | None = None
+        self._settings: tuple[float, Sequence[Any]] = (-1e9, ())
+
+    async def read(self, spec: Spec) -> Inventory:
+        """The GPUs with the configuration's pools and modes.
+
+        Raises:
+            BadRequest: The configuration's list or a mode is wrong.
+        """
+        known = self._known
+        if known is not None and known[0] == spec:
+            if time.monotonic() > self._good_until and self._asking is None:
+                self._asking = asyncio.create_task(self._ask(spec))
+                self._asking.add_done_callback(self._asked)
+            return known[1]
+        return await self._ask(spec)
+
+    async def offered(self, spec: Spec) -> Inventory:
+        """The same with the admin's decisions where the ledger can be read; for the form."""
+        inventory = await self.read(spec)
+        at, settings = self._settings
+        if time.monotonic() - at > _SETTINGS_S:
+            try:
+                settings = await self._lab.call(lambda ledger: ledger.settings(self._lab.hub))
+            except LabError as error:
+                log.warning("the admin's settings of GPUs are not known: %s", error)
+            self._settings = (time.monotonic(), settings)
+        return with_settings(inventory, settings, {})
+
+    def _asked(self, task: asyncio.Task[Inventory]) -> None:
+        self._asking = None
+        if not task.cancelled() and (error := task.exception()):
+            log.warning("the GPUs could not be asked again: %s", error)
+
+    async def _ask(self, spec: Spec) -> Inventory:
+        raw, good_s = await self._raw(spec)
+        inventory = with_config(raw, spec.pools or {}, spec.modes or {})
+        for gpu in inventory.gpus:
+            _ = gpu.slots  # a mode that is none is refused here, with its sentence
+        before = self._known
+        self._known, self._good_until = (spec, inventory), time.monotonic() + good_s
+        if before is None or before[1] != inventory:
+            try:
+                await self._lab.call(
+                    lambda ledger: ledger.write_inventory(self._lab.hub, inventory)
+                )
+            except LabError as error:
+                log.warning("the inventory was not written down: %s", error)
+        return inventory
+
+    async def _raw(self, spec: Spec) -> tuple[Inventory, float]:
+        if spec.static:
+            return parse_inventory(list(spec.static)), _DRIVER_S
+        lab = self._lab
+        local = Inventory(reason="The engine is another machine.")
+        if lab.is_engine_local:
+            local = await asyncio.to_thread(nvml.read_inventory)
+        if local.gpus or not spec.helper_image:
+            return local, _DRIVER_S
+        try:
+            injection = await lab.in_lane("inventory", lab.injection)
+            if injection.kind == "none" or probe.gpu_request(injection) is None:
+                return local, _DRIVER_S
+            labels = {LABEL + "hub": lab.hub + "-helper"}
+            asked = await lab.in_lane(
+                "inventory",
+                lambda: probe.read_inventory(lab.client, spec.helper_image, injection, labels),
+            )
+        except LabError as error:
+            return Inventory(reason=f"{local.reason} {error.public_message}"), _DRIVER_S
+        if asked.gpus:
+            return asked, _HELPER_S
+        return Inventory(reason=f"{local.reason} {asked.reason}".strip()), _HELPER_S

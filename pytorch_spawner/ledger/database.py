@@ -1,0 +1,318 @@
+"""The ledger's database: opening, migrating, short transactions, a clock that never runs back.
+
+A ledger that is locked, read-only, damaged, of a newer version or cut off is never overwritten:
+every use of it raises ``LedgerUnavailable``, and it is tried again a moment later, so a hub starts
+without it and goes on by itself once it is repaired.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import alembic.command
+import alembic.config
+import alembic.runtime.migration
+import alembic.script
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from pytorch_spawner.errors import LedgerUnavailable
+from pytorch_spawner.ledger.models import CounterRow
+
+# Serialises writers on PostgreSQL; any constant does, as long as nobody else uses it.
+_ADVISORY_LOCK: Final = 0x70747370
+_BUSY_S: Final = 5
+# After a failure the database is left alone for this long, so that a start that reads it five times
+# does not wait five times for the same lock.
+_RETRY_S: Final = 2.0
+# A float holds today's Unix time to a quarter of this.
+_TICK_S: Final = 1e-6
+_UNOPENED: Final = (
+    "The lab's ledger cannot be opened, so no GPU can be given out safely. Servers without a GPU "
+    "still start. Ask an admin to run `pytorch-spawner doctor`."
+)
+_BUSY: Final = (
+    "The lab's ledger cannot be read or written just now, so no GPU can be given out safely. "
+    "Servers without a GPU still start. Try again in a minute; if it stays so, ask an admin to run "
+    "`pytorch-spawner doctor`."
+)
+
+
+class Database:
+    """One database, safe to share between threads; opened at its first use."""
+
+    def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:
+        """Remember where it is.
+
+        Args:
+            url: SQLAlchemy URL.
+            clock: Unix time in seconds.
+        """
+        self._url = url
+        self._clock = clock
+        self._engine: Engine | None = None
+        self._opening = threading.Lock()  # protects _engine and _failure
+        self._failure: tuple[float, LedgerUnavailable] | None = None
+        self._latest = 0.0
+
+    def open_now(self) -> None:
+        """Open, create or migrate it.
+
+        Raises:
+            LedgerUnavailable: It cannot be used; the file is left as it is.
+        """
+        self._connected()
+
+    def close(self) -> None:
+        """Close every connection; the next use opens it again."""
+        with self._opening:
+            if self._engine is not None:
+                self._engine.dispose()
+            self._engine = None
+
+    def now(self) -> float:
+        """Unix time in seconds that never runs backwards.
+
+        While the machine's clock is behind the latest time that the ledger knows, time stands
+        still: leases end late rather than early, and no order turns round.
+        """
+        self._latest = max(self._latest, self._clock())
+        return self._latest
+
+    def _moment(self, session: Session, hub: str) -> float:
+        """The time of this transaction: later than that of any earlier one of any process."""
+        row = session.get(CounterRow, (hub, "clock"))
+        known = row.value if row is not None else 0.0
+        # Where the clock is behind, a little later still: what is sorted by time keeps its order.
+        self._latest = max(self._latest, known + _TICK_S)
+        now = self.now()
+        if row is None:
+            session.add(CounterRow(hub=hub, name="clock", value=now))
+        elif now > known:
+            row.value = now
+        return now
+
+    @staticmethod
+    def _count_up(session: Session, hub: str, name: str) -> int:
+        """The next number of a counter, from 1."""
+        row = session.get(CounterRow, (hub, name))
+        if row is None:
+            row = CounterRow(hub=hub, name=name, value=0.0)
+            session.add(row)
+        row.value += 1
+        return int(row.value)
+
+    # -- transactions -----------------------------------------------------------------------
+
+    @contextmanager
+    def _transaction(self) -> Iterator[Session]:
+        """A transaction that may write; writers queue at its start."""
+        engine = self._connected()
+        with self._translated(), Session(engine) as session, session.begin():
+            _queue_writers(session.connection())
+            yield session
+
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        """A transaction that only reads, and waits for no writer."""
+        engine = self._connected().execution_options(ledger_reads=True)
+        with self._translated(), Session(engine) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except SQLAlchemyError as error:
+            failure = LedgerUnavailable(_BUSY, detail=str(error))
+            with self._opening:
+                self._failure = (time.monotonic(), failure)
+                # A file that is put back in the damaged one's place is another file: open it anew.
+                if self._engine is not None:
+                    self._engine.dispose()
+                self._engine = None
+            raise failure from error
+
+    def _connected(self) -> Engine:
+        with self._opening:
+            if self._failure is not None:
+                at, failure = self._failure
+                if time.monotonic() - at < _RETRY_S:
+                    raise LedgerUnavailable(failure.public_message, detail=failure.detail)
+                self._failure = None
+            if self._engine is None:
+                try:
+                    self._engine = _open(self._url)
+                except LedgerUnavailable as failure:
+                    self._failure = (time.monotonic(), failure)
+                    raise
+            return self._engine
+
+
+def _open(url: str) -> Engine:
+    try:
+        _create_whole(url)
+        _check_whole(url)
+        engine = _create_engine(url)
+        try:
+            _check(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+    except (SQLAlchemyError, OSError) as error:
+        raise LedgerUnavailable(
+            _UNOPENED, detail=f"{make_url(url).render_as_string(hide_password=True)}: {error}"
+        ) from error
+    return engine
+
+
+def _sqlite_file(url: str) -> Path | None:
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        return None
+    return None if parsed.database == ":memory:" else Path(parsed.database)
+
+
+def _create_whole(url: str) -> None:
+    """Create a SQLite ledger beside its place and link it there in one step.
+
+    So a file that is there is a whole ledger: one that is empty or cut off lost what it held, and
+    is not mistaken for a new one. Two processes that create it at once agree on the first.
+    """
+    path = _sqlite_file(url)
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        if path.stat().st_size == 0:
+            raise LedgerUnavailable(
+                _UNOPENED,
+                detail=f"{path} is empty: it was cut off. Restore it, or remove it to "
+                "begin anew; running servers are then found by their labels.",
+            )
+        return
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    engine = _create_engine(f"sqlite:///{draft}", journal="DELETE")
+    try:
+        with engine.begin() as connection:
+            _migrate(connection)
+        engine.dispose()
+        os.link(draft, path)
+    except FileExistsError:
+        pass  # another process was first
+    finally:
+        engine.dispose()
+        draft.unlink(missing_ok=True)
+
+
+def _check_whole(url: str) -> None:
+    """See that a SQLite file has all the pages that its header counts, before anything is written.
+
+    Source: the SQLite file format, "The Database Header": page size at offset 16, size in pages at
+    28, which is valid when the change counter at 24 equals the number at 92.
+    """
+    path = _sqlite_file(url)
+    if path is None:
+        return
+    with path.open("rb") as file:
+        header = file.read(100)
+    page_size = int.from_bytes(header[16:18], "big")
+    pages = int.from_bytes(header[28:32], "big")
+    is_valid = header[:15] == b"SQLite format 3" and header[24:28] == header[92:96]
+    if is_valid and path.stat().st_size < pages * (65536 if page_size == 1 else page_size):
+        raise LedgerUnavailable(
+            _UNOPENED, detail=f"{path} was cut off: it has fewer pages than it says"
+        )
+
+
+def _create_engine(url: str, journal: str = "WAL") -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return create_engine(parsed, pool_pre_ping=True)
+    engine = create_engine(parsed, connect_args={"timeout": _BUSY_S})
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: Any, _record: Any) -> None:
+        # pysqlite begins transactions late and on its own; we say BEGIN ourselves, so that two
+        # writers queue at the start instead of failing at the end (SQLAlchemy docs, "Serializable
+        # isolation / Savepoints / Transactional DDL").
+        connection.isolation_level = None
+        connection.execute(f"PRAGMA journal_mode={journal}")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        reads = connection.get_execution_options().get("ledger_reads")
+        connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _check(engine: Engine) -> None:
+    """See that the ledger is ours and of this version; migrate an older one."""
+    with engine.execution_options(ledger_reads=True).begin() as connection:
+        if _revision(connection) == _head():
+            return
+    with engine.begin() as connection:
+        _queue_writers(connection)
+        _migrate(connection)
+
+
+def _queue_writers(connection: Connection) -> None:
+    """On PostgreSQL: wait until no other writer is at work, as long as SQLite would, not for ever.
+
+    SQLite's BEGIN IMMEDIATE does the same by itself.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text(f"SET LOCAL lock_timeout = '{_BUSY_S}s'"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _ADVISORY_LOCK})
+
+
+def _scripts(connection: Connection | None = None) -> alembic.config.Config:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    if connection is not None:
+        config.attributes["connection"] = connection
+    return config
+
+
+def _head() -> str | None:
+    return alembic.script.ScriptDirectory.from_config(_scripts()).get_current_head()
+
+
+def _revision(connection: Connection) -> str | None:
+    """The version of the ledger; None for an empty database.
+
+    Raises:
+        LedgerUnavailable: It was written by a newer version.
+    """
+    # alembic logs how it looks at the database at every open; only a real upgrade is news.
+    logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
+    found = alembic.runtime.migration.MigrationContext.configure(connection).get_current_revision()
+    directory = alembic.script.ScriptDirectory.from_config(_scripts())
+    if found is not None and found not in {one.revision for one in directory.walk_revisions()}:
+        raise LedgerUnavailable(
+            "The lab's ledger was written by a newer version of pytorch_spawner, so no GPU can be "
+            "given out safely. Servers without a GPU still start. Ask an admin to install that "
+            "version again, or to restore the ledger from a backup.",
+            detail=f"revision {found}",
+        )
+    return found
+
+
+def _migrate(connection: Connection) -> None:
+    if _revision(connection) != _head():
+        alembic.command.upgrade(_scripts(connection), "head")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,7 +20,7 @@ from pytorch_spawner.core.gpus import Gpu, Inventory
 from pytorch_spawner.core.grants import Grant, GrantBook
 from pytorch_spawner.core.placement import with_settings
 from pytorch_spawner.core.scheduling import schedule
-from pytorch_spawner.core.tickets import Decisions, Held, Policy, Refuse, Ticket, Wait
+from pytorch_spawner.core.tickets import Decisions, Held, Policy, Refuse, Wait
 from pytorch_spawner.errors import (
     BadRequest,
     LabError,
@@ -72,9 +72,10 @@ class Leased:
 class _Waiter:
     """One start that waits in this process."""
 
-    def __init__(self, ticket: Ticket, on_busy: str) -> None:
-        self.ticket = ticket
+    def __init__(self, on_busy: str) -> None:
         self.on_busy = on_busy
+        # Whether its ticket is in the ledger for certain.
+        self.has_joined = False
         self.served: asyncio.Future[Leased] = asyncio.get_running_loop().create_future()
         self.wait: Wait | None = None
         self.changed = asyncio.Event()
@@ -126,13 +127,15 @@ class Dispatcher:
         """
         await self._begin(rules)
         self._rules = rules
-        ticket = await self._lab.call(lambda ledger: ledger.join(start))
-        reach("ticket-written")
-        waiter = _Waiter(ticket, on_busy)
-        self._waiters[ticket.id] = waiter
-        self._keep_running()
-        self._news.set()
+        waiter = _Waiter(on_busy)
+        # Before the ticket: a pass may serve it as soon as it is in the ledger.
+        self._waiters[start.id] = waiter
         try:
+            await self._lab.call(lambda ledger: ledger.join(start))
+            reach("ticket-written")
+            waiter.has_joined = True
+            self._keep_running()
+            self._news.set()
             told = asyncio.create_task(waiter.changed.wait())
             try:
                 ways: set[asyncio.Future[Any]] = {told, waiter.served}
@@ -143,7 +146,7 @@ class Dispatcher:
                 await on_wait(waiter.wait)
             return await waiter.served
         finally:
-            self._waiters.pop(ticket.id, None)
+            self._waiters.pop(start.id, None)
 
     def position(self, start_id: str) -> Wait | None:
         """What a start in the queue is told now; None while it does not wait."""
@@ -228,7 +231,7 @@ class Dispatcher:
         inventory = await rules.inventory()
         containers = await lab.in_lane("queue", lambda: engine.list_containers(lab.client, lab.hub))
         running = [container for container in containers if container.is_running]
-        waiting = dict(self._waiters)
+        joined = {start_id for start_id, waiter in self._waiters.items() if waiter.has_joined}
 
         def decide(state: QueueState) -> Decisions:
             seen = lay_out(state, inventory, running)
@@ -241,10 +244,10 @@ class Dispatcher:
                 state.now,
                 rules.policy,
             )
-            return _impatient(decisions, waiting, seen)
+            return _impatient(decisions, dict(self._waiters), seen)
 
         decisions, leases = await lab.call(lambda ledger: ledger.decide(lab.hub, decide))
-        self._tell(waiting, decisions, leases)
+        self._tell(joined, decisions, leases)
 
     def _grants(self, state: QueueState, rules: Rules) -> GrantBook:
         grants = (*(g for g in state.grants if g.source != "config"), *rules.grants)
@@ -254,10 +257,12 @@ class Dispatcher:
 
     def _tell(
         self,
-        waiting: Mapping[str, _Waiter],
+        joined: Set[str],
         decisions: Decisions,
         leases: Mapping[str, Lease],
     ) -> None:
+        # Whoever came while it was decided may have been served with the others.
+        waiting = self._waiters
         heard: set[str] = set()
         for give in decisions.give:
             heard.add(give.ticket.id)
@@ -274,8 +279,9 @@ class Dispatcher:
             waiter = waiting.get(wait.ticket.id)
             if waiter is not None:
                 waiter.tell(wait)
-        for start_id, waiter in waiting.items():
-            if start_id not in heard and not waiter.served.done():
+        for start_id in joined - heard:
+            waiter = waiting.get(start_id)
+            if waiter is not None and not waiter.served.done():
                 waiter.served.set_exception(
                     RemovedFromQueue(
                         "An admin took you out of the queue. Start without a GPU, or ask them why."

@@ -1,12 +1,14 @@
-"""Writes docs/reference/traits.md and errors.md from the code; a test fails when they are old."""
+"""Writes the generated pages of docs/reference from the code; a test fails when they are old."""
 
 from __future__ import annotations
 
+import argparse
 import inspect
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
-from pytorch_spawner import errors
+from pytorch_spawner import cli, errors
 from pytorch_spawner.traits import LabTraits
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -45,7 +47,55 @@ def errors_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-PAGES = {"traits.md": traits_page, "errors.md": errors_page}
+_EVERYWHERE = ("json", "ledger", "hub", "help")
+
+
+def cli_page() -> str:
+    lines = [
+        "# Command line",
+        "",
+        "Written from the code by `make docs`. Exit status: 0 fine, 1 something is wrong (the",
+        "reason is on the standard error), 2 wrong usage. Every command has `--help`, `--json`,",
+        "`--ledger URL` (default: `$PYTORCH_SPAWNER_LEDGER`) and `--hub ID` (default:",
+        "`$PYTORCH_SPAWNER_HUB_ID`).",
+        "",
+    ]
+    for words, command in _commands(cli.parser(), ()):
+        own = [
+            action
+            for action in command._actions
+            if action.dest not in _EVERYWHERE and not isinstance(action, argparse._SubParsersAction)
+        ]
+        names = [action.metavar or action.dest for action in own if not action.option_strings]
+        lines += [f"## `{' '.join(('pytorch-spawner', *words, *names))}`", ""]
+        text = str(command.description)
+        lines += [f"{text[:1].upper()}{text[1:].rstrip('.')}.", ""]
+        lines += [line for action in own if (line := _option(action))]
+        lines += [""] if lines[-1] else []
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _option(action: argparse.Action) -> str:
+    if not action.help:
+        return ""
+    name = ", ".join(action.option_strings) or str(action.metavar or action.dest)
+    if action.option_strings and action.nargs != 0:
+        name += f" {action.metavar or action.dest.upper()}"
+    return f"- `{name}`: {action.help}"
+
+
+def _commands(
+    parser: argparse.ArgumentParser, words: tuple[str, ...]
+) -> Iterator[tuple[tuple[str, ...], argparse.ArgumentParser]]:
+    if words:
+        yield words, parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                yield from _commands(command, (*words, name))
+
+
+PAGES = {"traits.md": traits_page, "errors.md": errors_page, "cli.md": cli_page}
 
 
 def main() -> int:

@@ -40,6 +40,8 @@ log = logging.getLogger("pytorch_spawner.queue")
 _LOOK_S: Final = 1.0
 # A pass at least this often while anybody waits: ends of leases, of kept ones, of patience.
 _PASS_S: Final = 10.0
+# How long grants are believed where nothing is given out by them: in the form.
+_GRANTS_S: Final = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ class Dispatcher:
         self._has_begun = False
         self._config_grants: tuple[Grant, ...] | None = None
         self._group_grants: dict[str, Grant] = {}
+        self._read_grants: tuple[float, tuple[Grant, ...]] = (-1e9, ())
         self._book: tuple[tuple[Grant, ...], GrantBook] = ((), GrantBook(()))
 
     # -- what starts call ---------------------------------------------------------------------
@@ -147,6 +150,21 @@ class Dispatcher:
             return await waiter.served
         finally:
             self._waiters.pop(start.id, None)
+
+    async def grants_of(
+        self, username: str, groups: Sequence[str], rules: Rules
+    ) -> tuple[Grant, ...]:
+        """The grants that a person has now; asked for anew every few seconds at most.
+
+        Raises:
+            LedgerUnavailable: Nobody knows.
+        """
+        await self._begin(rules)
+        at, known = self._read_grants
+        if time.monotonic() - at > _GRANTS_S:
+            known = await self._lab.call(lambda ledger: ledger.grants(self._lab.hub))
+            self._read_grants = (time.monotonic(), known)
+        return self._book_of(known, rules).for_person(username, groups, time.time())
 
     def position(self, start_id: str) -> Wait | None:
         """What a start in the queue is told now; None while it does not wait."""
@@ -239,7 +257,7 @@ class Dispatcher:
                 seen,
                 _all_held(state, running),
                 state.tickets,
-                self._grants(state, rules),
+                self._book_of(state.grants, rules),
                 state.usage,
                 state.now,
                 rules.policy,
@@ -249,8 +267,8 @@ class Dispatcher:
         decisions, leases = await lab.call(lambda ledger: ledger.decide(lab.hub, decide))
         self._tell(joined, decisions, leases)
 
-    def _grants(self, state: QueueState, rules: Rules) -> GrantBook:
-        grants = (*(g for g in state.grants if g.source != "config"), *rules.grants)
+    def _book_of(self, known: Iterable[Grant], rules: Rules) -> GrantBook:
+        grants = (*(g for g in known if g.source != "config"), *rules.grants)
         if self._book[0] != grants:
             self._book = (grants, GrantBook(grants))
         return self._book[1]

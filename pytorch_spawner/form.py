@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from html import escape
 from typing import Protocol
 
@@ -20,46 +21,47 @@ class Asks(Protocol):
 async def render_form(spawner: Asks) -> str:
     """Return the form's HTML; "" (start at once) where there is nothing to choose."""
     offer = await spawner.offer()
-    has_choice = len(offer.images) > 1 or offer.max_gpus > 1 or len(offer.pools) > 1
+    has_choice = (
+        len(offer.images) > 1 or offer.max_gpus > 1 or len(offer.pools) > 1 or len(offer.shares) > 1
+    )
     if spawner.ask_options == "never" or (spawner.ask_options == "auto" and not has_choice):
         return ""
-    return "".join((_images(offer), _gpus(offer), _pools(offer)))
+    fields = [_select("image", "Image", {name: name for name in offer.images})]
+    most = offer.max_gpus if offer.granted is None else min(offer.max_gpus, offer.granted)
+    if most == 0:
+        why = (
+            "No grant gives you a GPU: your servers compute on the CPU. An admin can add one."
+            if offer.max_gpus
+            else "This lab has no GPU: servers compute on the CPU."
+        )
+        return "".join((*fields, f'<p class="text-body-secondary">{why}</p>'))
+    counts = {str(count): str(count) for count in range(1, most + 1)}
+    default = str(min(offer.default_gpus, most))
+    fields.append(_select("gpus", "GPUs", {"0": "none, on the CPU", **counts}, default))
+    if len(offer.shares) > 1:
+        kinds = {share: _KINDS.get(share) or f"MIG {share[4:]}" for share in offer.shares}
+        fields.append(_select("share", "Kind of GPU", {"": "what I am granted", **kinds}))
+    if len(offer.pools) > 1:
+        fields.append(_select("pool", "Pool", {"": "any", **{one: one for one in offer.pools}}))
+    fields.append(_select("on_busy", "If every GPU is in use", _ON_BUSY, offer.on_busy))
+    return "".join(fields)
 
 
-def _images(offer: Offer) -> str:
-    options = "".join(
-        f'<option value="{escape(name)}">{escape(name)}</option>' for name in offer.images
+_KINDS = {"whole": "a whole GPU", "slot": "a slot of a shared GPU"}
+_ON_BUSY = {
+    "queue": "wait in the queue",
+    "cpu": "start without a GPU",
+    "fail": "do not start",
+}
+
+
+def _select(name: str, label: str, options: Mapping[str, str], selected: str = "") -> str:
+    choices = "".join(
+        f'<option value="{escape(value)}"{" selected" if value == selected else ""}>'
+        f"{escape(text)}</option>"
+        for value, text in options.items()
     )
-    return _field(
-        "image", "Image", f'<select class="form-select" id="image" name="image">{options}</select>'
-    )
-
-
-def _gpus(offer: Offer) -> str:
-    if offer.max_gpus == 0:
-        return '<p class="text-body-secondary">This lab has no GPU: servers compute on the CPU.</p>'
-    options = "".join(
-        f'<option value="{count}"{" selected" if count == offer.default_gpus else ""}>'
-        f"{'none, on the CPU' if count == 0 else count}</option>"
-        for count in range(offer.max_gpus + 1)
-    )
-    return _field(
-        "gpus", "GPUs", f'<select class="form-select" id="gpus" name="gpus">{options}</select>'
-    )
-
-
-def _pools(offer: Offer) -> str:
-    if len(offer.pools) < 2:
-        return ""
-    options = '<option value="">any</option>' + "".join(
-        f'<option value="{escape(pool)}">{escape(pool)}</option>' for pool in offer.pools
-    )
-    return _field(
-        "pool", "Pool", f'<select class="form-select" id="pool" name="pool">{options}</select>'
-    )
-
-
-def _field(name: str, label: str, control: str) -> str:
     return (
-        f'<div class="mb-3"><label class="form-label" for="{name}">{label}</label>{control}</div>'
+        f'<div class="mb-3"><label class="form-label" for="{name}">{label}</label>'
+        f'<select class="form-select" id="{name}" name="{name}">{choices}</select></div>'
     )

@@ -16,6 +16,7 @@ from typing import Any
 
 from docker.errors import APIError, DockerException, NotFound
 from jupyterhub.utils import maybe_future
+from requests.exceptions import RequestException
 from traitlets import default
 
 from pytorch_spawner.adapters import engine
@@ -118,7 +119,17 @@ class PyTorchSpawner(LabTraits):
             shares=request.shares_of(inventory),
             pools=inventory.pools,
             on_busy=self.on_busy,
+            granted=await self._granted() if most else None,
         )
+
+    async def _granted(self) -> int | None:
+        groups = [group.name for group in self.user.groups]
+        try:
+            mine = await self.lab.queue.grants_of(self.user.name, groups, self._rules())
+        except LabError as error:
+            self.log.warning("%s: the grants are not known: %s", self._log_name, error)
+            return None
+        return max((grant.count for grant in mine), default=0)
 
     # -- docker calls -----------------------------------------------------------------------
 
@@ -568,9 +579,19 @@ class PyTorchSpawner(LabTraits):
             asyncio.ensure_future(self.poll_and_notify())  # noqa: RUF006  (the hub keeps no task either)
 
     async def stop(self, now: bool = False) -> None:
-        """Somebody wants the server to end: what it held is not kept for it."""
+        """Somebody wants the server to end: what it held is not kept for it.
+
+        Where the engine does not answer, the hub counts the server as ended all the same and the
+        reconciler removes its container later; an error would only keep the hub from revoking the
+        server's token.
+        """
         self._was_asked_to_stop = True
-        await super().stop(now)
+        try:
+            if self.object_id:  # else there was none yet
+                with engine.translated():
+                    await super().stop(now)
+        except LabError as error:
+            self.log.warning("%s: its container is not stopped yet: %s", self._log_name, error)
         reach("container-stopped")
 
     async def run_post_stop_hook(self) -> None:
@@ -604,7 +625,7 @@ class PyTorchSpawner(LabTraits):
         try:
             try:
                 yield
-            except (APIError, DockerException) as error:
+            except (APIError, DockerException, RequestException) as error:
                 with engine.translated():
                     raise
                 raise EngineRefused("The engine refused.", detail=str(error)) from error

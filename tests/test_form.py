@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,8 @@ def spawner(offer: Offer, ask: str = "auto") -> SimpleNamespace:
 ONE = Offer({"Small": "i"}, max_gpus=1)
 MANY = Offer({'<b>"Big"</b>': "i", "Small": "j"}, max_gpus=2, pools=("a100", "t4"))
 
+CUT = Offer({"Small": "i"}, shares=("whole", "slot", "mig:1g.10gb"), on_busy="cpu")
+
 
 @pytest.mark.parametrize(
     ("offer", "ask", "asks"),
@@ -26,6 +29,7 @@ MANY = Offer({'<b>"Big"</b>': "i", "Small": "j"}, max_gpus=2, pools=("a100", "t4
         (ONE, "always", True),
         (MANY, "auto", True),
         (MANY, "never", False),
+        (CUT, "auto", True),
         (Offer({"Small": "i"}, max_gpus=0, default_gpus=0), "always", True),
     ],
 )
@@ -40,3 +44,23 @@ async def test_names_are_escaped_and_every_field_has_its_label() -> None:
     for field in ("image", "gpus", "pool"):
         assert f'for="{field}"' in page
         assert f'name="{field}"' in page
+
+
+async def test_what_the_form_sends_by_itself_is_what_a_start_without_a_form_asks_for() -> None:
+    page = await render_form(spawner(CUT))
+    for option in (
+        '<option value="1" selected>1</option>',
+        '<option value="cpu" selected>start without a GPU</option>',
+        '<option value="" selected>what I am granted</option>',
+        '<option value="mig:1g.10gb">MIG 1g.10gb</option>',
+    ):
+        assert option in page
+
+
+async def test_the_form_offers_no_more_than_the_person_is_granted() -> None:
+    page = await render_form(spawner(replace(MANY, granted=1)))
+    assert 'value="1"' in page
+    assert 'value="2"' not in page
+    page = await render_form(spawner(replace(MANY, granted=0)))
+    assert "No grant gives you a GPU" in page
+    assert 'name="gpus"' not in page

@@ -15,7 +15,7 @@ from pytorch_spawner.errors import BadRequest, LabError
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 fine, 1 something is wrong, 2 wrong usage."""
-    options = _parser().parse_args(words)
+    options = parser().parse_args(words)
     run: Callable[[argparse.Namespace], Said] = options.run
     try:
         said = run(options)
@@ -41,9 +41,10 @@ def _complain(error: LabError) -> None:
         print(f"  {error.detail}", file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pytorch-spawner", description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="command")
+def parser() -> argparse.ArgumentParser:
+    """Every command with its options."""
+    top = argparse.ArgumentParser(prog="pytorch-spawner", description=__doc__)
+    commands = top.add_subparsers(required=True, metavar="command")
     for module in (look, gpus, grants, queue):
         module.add_to(commands)
-    return parser
+    return top

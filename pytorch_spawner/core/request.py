@@ -31,6 +31,8 @@ class Offer:
         pools: Names of the pools; empty means that naming a pool is refused.
         courses: Names of the courses the user belongs to.
         on_busy: What a start does that finds every GPU in use and does not say: see ``ON_BUSY``.
+        granted: Most GPUs that any of the user's grants gives; None where that is not known. For
+            the form: the scheduler has the last word, and better sentences.
     """
 
     images: Mapping[str, str]
@@ -40,6 +42,7 @@ class Offer:
     pools: tuple[str, ...] = ()
     courses: tuple[str, ...] = ()
     on_busy: str = "queue"
+    granted: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

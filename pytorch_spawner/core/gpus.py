@@ -30,6 +30,12 @@ LINKS: Final = ("nvlink", "pcie-switch", "host-bridge", "numa-node", "system")
 MAX_SLOTS: Final = 48
 
 
+# What the slots of a GPU leave free: the driver keeps some of the total for itself (616 MiB on an
+# H200), and an MPS server 66 MiB; without it the last of four neighbours came short of its budget
+# (docs: measurements).
+_RESERVE_MIB: Final = 1024
+
+
 @dataclass(frozen=True, slots=True)
 class Link:
     """How one GPU reaches another.
@@ -98,7 +104,9 @@ class Gpu:
         """Memory budget of one holder; None where the device's memory is unknown."""
         if self.memory_mib is None or self.slots == 0:
             return None
-        return self.memory_mib // self.slots
+        if self.slots == 1:
+            return self.memory_mib
+        return (self.memory_mib - min(_RESERVE_MIB, self.memory_mib // 16)) // self.slots
 
     @property
     def qualified_cdi_name(self) -> str:

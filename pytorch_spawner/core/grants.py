@@ -478,4 +478,5 @@ def _slot_size(grant: Grant, inventory: Inventory) -> str:
     if not sizes:
         return ""
     low, high = min(filter(None, sizes)), max(filter(None, sizes))
-    return f"{low // 1024} GiB" if low == high else f"{low // 1024} to {high // 1024} GiB"
+    low, high = round(low / 1024), round(high / 1024)
+    return f"{low} GiB" if low == high else f"{low} to {high} GiB"

@@ -32,7 +32,7 @@ from typing import Any
 import requests
 
 ROOT = Path(__file__).resolve().parents[2]
-HOST_IMAGE = "gpu-host:latest"
+HOST_IMAGE = "gpu-host-student:latest"
 HELPER_IMAGE = "gpu-host-helper:latest"
 LABEL = "org.pytorch-spawner."
 
@@ -167,11 +167,18 @@ def _copy_python(root: Path) -> None:
 
 
 def _import(root: Path, name: str) -> None:
+    said = sh(sys.executable, "-c", "import torch; print(torch.__version__)")
+    # What our recipes write as well: by it a slot's soft limit knows what this torch understands.
+    label = f"LABEL {LABEL}image.torch={said.split('+')[0]}"
     archive = root.parent / f"{secrets.token_hex(6)}.tar"
     with tarfile.open(archive, "w") as tar:
         tar.add(root, arcname=".")
     try:
-        subprocess.run(["docker", "import", str(archive), name], check=True, capture_output=True)
+        subprocess.run(
+            ["docker", "import", "--change", label, str(archive), name],
+            check=True,
+            capture_output=True,
+        )
     finally:
         archive.unlink()
 
@@ -211,8 +218,9 @@ def host_root(site: Path | None) -> dict[str, Any]:
 class Host:
     """A hub on this machine, and what is asked of it."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, **traits: Any) -> None:
         self.options = options
+        self.traits = traits
         self.out = Path(options.out).resolve()
         self.out.mkdir(parents=True, exist_ok=True)
         self.state = Path(tempfile.mkdtemp(prefix="host-run-"))
@@ -262,6 +270,7 @@ class Host:
                 {"uuid": name, "index": 0, "name": "Simulated GPU", "is_simulated": True,
                  "cdi_name": f"{spec['kind']}={name}"}
             ]  # fmt: skip
+        traits |= self.traits
         node = Path(option.node).resolve() if option.node else None
         settings = {
             "port": option.port,
@@ -584,9 +593,9 @@ def two_at_once(host: Host) -> list[dict[str, Any]]:
     return rows
 
 
-def main() -> int:
-    """Run everything; 1 when a scene raised."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def arguments(text: str) -> argparse.Namespace:
+    """The options of a run on a GPU host."""
+    parser = argparse.ArgumentParser(description=text)
     parser.add_argument("--out", required=True, help="where result.json and the logs go")
     parser.add_argument(
         "--site", help="directory with JupyterHub and JupyterLab, put on PYTHONPATH"
@@ -602,7 +611,12 @@ def main() -> int:
     parser.add_argument("--mem", default="64G")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--budget", type=float, default=480, help="seconds; scenes are left out")
-    options = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Run everything; 1 when a scene raised."""
+    options = arguments(__doc__.splitlines()[0])
     ends_at = time.monotonic() + options.budget
     result: dict[str, Any] = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     host = Host(options)

@@ -16,9 +16,16 @@ from urllib.parse import urlsplit
 from pytorch_spawner.lab.paths import hub_templates_dir
 
 SERVICE = "lab"
-# What the service needs of the hub, and nothing more: whose servers are active (reconcile), and
-# stopping those whose time is over.
-_SCOPES = ["list:users", "read:users:name", "read:users:groups", "read:servers", "delete:servers"]
+# What the service needs of the hub, and nothing more: whose servers are active (reconcile), which
+# users and groups a grant may name, and stopping servers whose time is over.
+_SCOPES = [
+    "list:users",
+    "read:users:name",
+    "read:users:groups",
+    "list:groups",
+    "read:servers",
+    "delete:servers",
+]
 
 
 def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ

@@ -1,4 +1,4 @@
-"""The API's reading routes: who am I, which GPUs, which leases, and the numbers for Prometheus.
+"""The API's reading routes: who am I, which GPUs, which leases, who waits, Prometheus's numbers.
 
 Thin: scope, read, shape. It must not write.
 """
@@ -30,9 +30,23 @@ class Gpus(ApiHandler):
         model = await self.require_model()
         ledger, hub_id = self.lab.ledger, self.lab.settings.hub_id
         inventory = await asyncio.to_thread(ledger.read_inventory, hub_id)
+        settings = await asyncio.to_thread(ledger.settings, hub_id)
         leases = await asyncio.to_thread(ledger.leases, hub_id)
         sees_all = auth.is_viewer(model)
-        self.send_json(views.describe_gpus(inventory, leases, model["name"], sees_all=sees_all))
+        self.send_json(
+            views.describe_gpus(inventory, settings, leases, model["name"], sees_all=sees_all)
+        )
+
+
+class Queue(ApiHandler):
+    """``api/queue``: who waits, for what, at which place, and until when."""
+
+    async def get(self) -> None:
+        """A student gets their own places; viewers get all."""
+        model = await self.require_model()
+        queue = await asyncio.to_thread(self.lab.ledger.queue, self.lab.settings.hub_id)
+        sees_all = auth.is_viewer(model)
+        self.send_json(views.describe_queue(queue, model["name"], sees_all=sees_all))
 
 
 class Leases(ApiHandler):

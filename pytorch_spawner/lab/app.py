@@ -11,7 +11,7 @@ from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
 from pytorch_spawner.core.journal import MAX_REPORT_BYTES
-from pytorch_spawner.lab import api, handlers, stream, web
+from pytorch_spawner.lab import api, grants, handlers, stream, web
 from pytorch_spawner.lab.events import POLL_S, Follower
 from pytorch_spawner.lab.handlers import Lab
 from pytorch_spawner.lab.limits import TokenBuckets
@@ -71,6 +71,9 @@ def make_app(lab: Lab) -> Application:
         (rf"servers/{_USER}/{_SERVER}", web.Server, shared),
         (r"api/me", api.Me, shared),
         (r"api/gpus", api.Gpus, shared),
+        (r"api/grants", grants.Grants, shared),
+        (r"api/grants/preview", grants.GrantsPreview, shared),
+        (r"api/queue", api.Queue, shared),
         (r"api/leases", api.Leases, shared),
         (rf"api/servers/{_USER}/events", stream.Events, shared),
         (rf"api/servers/{_USER}/{_SERVER}/events", stream.Events, shared),

@@ -22,7 +22,8 @@ from typing import Final
 
 from pytorch_spawner.core.journal import Event
 from pytorch_spawner.errors import LabError
-from pytorch_spawner.lab.ports import Ledger, Start
+from pytorch_spawner.lab.ports import Ledger, Start, Waiting
+from pytorch_spawner.lab.queue import Places, still_waits
 
 log = logging.getLogger(__name__)
 
@@ -46,11 +47,13 @@ class Batch:
 
     Attributes:
         start: The start as it is now.
-        events: Its new events in order; may be empty when only the start itself changed.
+        events: Its new events in order; may be empty when only the rest changed.
+        place: Its place in the queue now; None while it does not wait.
     """
 
     start: Start
     events: tuple[Event, ...]
+    place: Waiting | None = None
 
 
 class _Watch:
@@ -76,6 +79,7 @@ class Follower:
         self._ledger = ledger
         self._hub_id = hub_id
         self._poll_s = poll_s
+        self._places = Places(ledger, hub_id, poll_s)
         self._watches: dict[tuple[str, str], _Watch] = {}
 
     def wake(self, username: str, servername: str) -> None:
@@ -107,7 +111,7 @@ class Follower:
         if watch.task is None:
             watch.task = asyncio.create_task(self._poll(watch), name=f"watch {key}")
         try:
-            yield View(self._ledger, self._hub_id, key, queue)
+            yield View(self._ledger, self._hub_id, key, queue, self._places)
         finally:
             watch.queues.discard(queue)
             if not watch.queues:
@@ -117,26 +121,30 @@ class Follower:
     async def _poll(self, watch: _Watch) -> None:
         """Look, publish what is new, sleep until woken; a ledger that fails is asked again."""
         seen: Start | None = None
-        last_seq, quiet_since, has_failed = 0, time.monotonic(), False
+        told: Waiting | None = None
+        last_seq, quiet_since, has_failed, waits = 0, time.monotonic(), False, False
         while True:
             watch.wake.clear()
             try:
                 start = await asyncio.to_thread(self._ledger.latest_start, self._hub_id, *watch.key)
                 if start is not None and (seen is None or seen.id != start.id):
-                    last_seq = 0
+                    last_seq, waits = 0, False
                 events = await self._read(start, last_seq)
+                waits = still_waits(waits, events)
+                place = await self._places.of(start.id) if start is not None and waits else None
                 has_failed = False
             except LabError as error:
                 if not has_failed:
                     log.warning("cannot read the journal of %s: %s", watch.key, error.code)
                 has_failed = True
-                start, events = seen, ()
-            if start is not None and (events or seen is None or has_changed(seen, start)):
-                _publish(watch, Batch(start, events))
+                start, events, place = seen, (), told
+            is_news = place != told or seen is None or (start and has_changed(seen, start))
+            if start is not None and (events or is_news):
+                _publish(watch, Batch(start, events, place))
                 quiet_since = time.monotonic()
             if events:
                 last_seq = events[-1].seq
-            seen = start
+            seen, told = start, place
             is_quiet = time.monotonic() - quiet_since > QUIET_AFTER_S
             await _wait(watch.wake, QUIET_POLL_S if is_quiet else self._poll_s)
 
@@ -155,12 +163,15 @@ class View:
         hub_id: str,
         key: tuple[str, str],
         queue: asyncio.Queue[Batch | None],
+        places: Places,
     ) -> None:
         self._ledger = ledger
         self._hub_id = hub_id
         self._key = key
         self._queue = queue
+        self._places = places
         self._start: Start | None = None
+        self._place: Waiting | None = None
         self._last_seq = 0
 
     async def replay(self, start_id: str, after_seq: int) -> Batch | None:
@@ -180,10 +191,12 @@ class View:
         events = tuple(await asyncio.to_thread(self._ledger.read_events, start.id, 0))
         self._start = start
         self._last_seq = events[-1].seq if events else 0
+        if still_waits(waited=False, events=events):
+            self._place = await self._places.of(start.id)
         is_resumable = start_id in ("", start.id) and after_seq <= self._last_seq
         if is_resumable:
             events = tuple(event for event in events if event.seq > after_seq)
-        return Batch(start, events)
+        return Batch(start, events, self._place)
 
     async def next(self, timeout_s: float) -> Batch | None:
         """Wait for news.
@@ -208,14 +221,16 @@ class View:
 
     def _fresh(self, batch: Batch) -> Batch | None:
         known, self._start = self._start, batch.start
+        place, self._place = self._place, batch.place
         if known is None or known.id != batch.start.id:
             self._last_seq = batch.events[-1].seq if batch.events else 0
             return batch
         events = tuple(event for event in batch.events if event.seq > self._last_seq)
         if events:
             self._last_seq = events[-1].seq
-        if events or has_changed(known, batch.start):
-            return Batch(batch.start, events)
+        news = batch.place if batch.place != place else None
+        if events or news is not None or has_changed(known, batch.start):
+            return Batch(batch.start, events, news)
         return None
 
 

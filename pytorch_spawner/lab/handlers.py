@@ -19,7 +19,7 @@ from typing import Any, Final
 from jupyterhub.services.auth import HubOAuth, HubOAuthenticated
 from tornado.web import HTTPError, RequestHandler
 
-from pytorch_spawner.errors import InvalidEvent, LabError, LedgerUnavailable
+from pytorch_spawner.errors import BadRequest, InvalidEvent, LabError, LedgerUnavailable
 from pytorch_spawner.lab import auth
 from pytorch_spawner.lab.events import Follower, TooManyViewers
 from pytorch_spawner.lab.limits import TokenBuckets
@@ -31,6 +31,7 @@ from pytorch_spawner.lab.settings import LabSettings
 log = logging.getLogger(__name__)
 
 STATUS: Final[Mapping[str, int]] = {
+    BadRequest.code: 400,
     InvalidEvent.code: 400,
     TooManyViewers.code: 429,
     LedgerUnavailable.code: 503,
@@ -119,13 +120,6 @@ class LabHandler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
             "default-src 'none'; frame-ancestors 'none'" if self.is_api else POLICY,
         )
 
-    def check_xsrf_cookie(self) -> None:
-        # Every route that a cookie can authenticate only reads, and the hub's own rule (a token in
-        # the query of everything but a navigation) runs when the cookie is read. The one route
-        # that writes takes no cookie at all.
-        if self.request.method in ("GET", "HEAD"):
-            super().check_xsrf_cookie()
-
     async def fetch_model(self) -> dict[str, Any] | None:
         """Ask who this is, without blocking the loop as ``get_current_user`` would."""
         model = await self.hub_auth.get_user(self, sync=False)
@@ -147,7 +141,8 @@ class LabHandler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
             if retry_after := getattr(error, "retry_after", ""):
                 self.set_header("Retry-After", retry_after)
         if self.is_api:
-            self.send_json({"code": code, "message": message}, self.get_status())
+            faults = {"faults": list(error.faults)} if isinstance(error, BadRequest) else {}
+            self.send_json({"code": code, "message": message, **faults}, self.get_status())
             return
         model = getattr(self, "_cached_hub_user", None) or {}
         self.finish(

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from urllib.parse import quote
 
-from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+from tornado.httpclient import HTTPClientError
 
 from pytorch_spawner.core.lifetime import Ending, due
 from pytorch_spawner.errors import LabError
+from pytorch_spawner.lab import hub_api
 from pytorch_spawner.lab.settings import LabSettings
 from pytorch_spawner.ledger.store import Lease, Ledger
 
 log = logging.getLogger("pytorch_spawner.lifetime")
-
-_REQUEST_TIMEOUT_S = 30.0
 
 
 async def watch_forever(settings: LabSettings, ledger: Ledger) -> None:
@@ -63,18 +61,10 @@ def _warn(ledger: Ledger, lease: Lease) -> None:
 
 async def _stop(settings: LabSettings, lease: Lease) -> None:
     """Ask the hub to stop the server; the lease is released when it did."""
-    user = quote(lease.username, safe="")
-    server = f"servers/{quote(lease.servername, safe='')}" if lease.servername else "server"
     log.info("a lease is over, stopping: server=%s/%s", lease.username, lease.servername)
+    path = hub_api.server_path(lease.username, lease.servername)
     try:
-        await AsyncHTTPClient().fetch(
-            HTTPRequest(
-                f"{settings.hub_api_url}/users/{user}/{server}",
-                method="DELETE",
-                headers={"Authorization": f"token {settings.api_token}"},
-                request_timeout=_REQUEST_TIMEOUT_S,
-            )
-        )
+        await hub_api.ask(settings, path, "DELETE")
     except HTTPClientError as error:
         # 404: it is stopped already; 400: it is being stopped.
         if error.code not in (400, 404):

@@ -5,11 +5,14 @@ Every method blocks; the service calls them in a thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pytorch_spawner.core.gpus import Inventory
+from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.journal import Event
+from pytorch_spawner.core.placement import DeviceSetting, Holding
+from pytorch_spawner.core.tickets import Ticket
 
 
 class Start(Protocol):
@@ -76,12 +79,52 @@ class Lease(Protocol):
         """What was asked for, as JSON."""
 
     @property
+    def holdings(self) -> Sequence[Holding]:
+        """The slots of the GPUs, in the same order."""
+
+    @property
     def since(self) -> float:
         """Unix time in seconds."""
 
+    @property
+    def until(self) -> float | None:
+        """When it ends at the latest; None for no limit."""
+
+    @property
+    def kept_until(self) -> float | None:
+        """Its server ended unexpectedly and it is kept until then; None while it runs."""
+
+    @property
+    def grant(self) -> str:
+        """Id of the grant it was given through; "" where unknown."""
+
+
+class Waiting(Protocol):
+    """Somebody's place in the queue, as the last decision said it."""
+
+    @property
+    def ticket(self) -> Ticket:
+        """Who waits, and for what."""
+
+    @property
+    def place(self) -> int:
+        """From 1, among those who wait for the same devices; 0 before the first decision."""
+
+    @property
+    def of(self) -> int:
+        """How many wait for the same devices."""
+
+    @property
+    def expected_at(self) -> float | None:
+        """Unix time; None where nobody knows."""
+
+    @property
+    def reason(self) -> str:
+        """A sentence."""
+
 
 class Ledger(Protocol):
-    """The part of the ledger that the service reads and the one part it writes."""
+    """The part of the ledger that the service reads, and what it writes."""
 
     def latest_start(self, hub: str, username: str, servername: str) -> Start | None:
         """The newest start of that server; None when it never started."""
@@ -102,3 +145,26 @@ class Ledger(Protocol):
 
     def read_inventory(self, hub: str) -> Inventory:
         """The GPUs as the hub last wrote them."""
+
+    def settings(self, hub: str) -> Sequence[DeviceSetting]:
+        """What admins decided about the GPUs."""
+
+    def queue(self, hub: str) -> Sequence[Waiting]:
+        """Who waits, the next first."""
+
+    def grants(self, hub: str) -> Sequence[Grant]:
+        """All grants, wherever they were written."""
+
+    def change_grants(
+        self, hub: str, by: str, change: Callable[[tuple[Grant, ...]], Sequence[Grant]]
+    ) -> Sequence[Grant]:
+        """Change the ledger's own grants in one transaction; returns them as they are now."""
+
+    def groups_of(self, hub: str, username: str) -> Sequence[str]:
+        """The user's groups at their latest start."""
+
+    def week_hours(self, hub: str, username: str) -> Mapping[str, float]:
+        """GPU-hours that a user used this week, by grant id."""
+
+    def now(self) -> float:
+        """Unix time in seconds, which never runs backwards."""

@@ -6,9 +6,8 @@ import asyncio
 import json
 import logging
 from typing import Any
-from urllib.parse import quote
 
-from tornado.httpclient import AsyncHTTPClient, HTTPClientError, HTTPRequest
+from tornado.httpclient import HTTPClientError
 
 from pytorch_spawner.adapters import engine, engine_events
 from pytorch_spawner.core.reconcile import (
@@ -19,14 +18,13 @@ from pytorch_spawner.core.reconcile import (
     reconcile,
 )
 from pytorch_spawner.errors import LabError
+from pytorch_spawner.lab import hub_api
 from pytorch_spawner.lab.settings import LabSettings
 from pytorch_spawner.ledger.store import Lease, Ledger
 
 log = logging.getLogger("pytorch_spawner.reconcile")
 
-_REQUEST_TIMEOUT_S = 20.0
 _STOP_GRACE_S = 5
-_PAGE = 200
 _SETTLE_S = 3.0
 # How long a place in the queue is kept for somebody whose hub restarted meanwhile.
 _REJOIN_S = 600.0
@@ -187,52 +185,22 @@ async def _is_active(settings: LabSettings, server: Server) -> bool:
     """Ask the hub about one server by name."""
     username, servername = server
     try:
-        response = await AsyncHTTPClient().fetch(
-            HTTPRequest(
-                f"{settings.hub_api_url}/users/{quote(username, safe='')}",
-                headers={"Authorization": f"token {settings.api_token}"},
-                request_timeout=_REQUEST_TIMEOUT_S,
-            )
-        )
+        said = json.loads(await hub_api.ask(settings, hub_api.user_path(username)))
     except HTTPClientError as error:
         if error.code == 404:  # the user was deleted
             return False
         raise
-    return servername in (json.loads(response.body).get("servers") or {})
+    return servername in (said.get("servers") or {})
 
 
 async def _active_servers(settings: LabSettings) -> frozenset[Server]:
     """Servers that the hub says run, start, stop or are being checked."""
-    client = AsyncHTTPClient()
     active: set[Server] = set()
-    url: str | None = f"{settings.hub_api_url}/users?state=active&limit={_PAGE}"
-    while url:
-        response = await client.fetch(
-            HTTPRequest(
-                url,
-                headers={
-                    "Authorization": f"token {settings.api_token}",
-                    # Asks for pages; without it the hub answers with a bare list.
-                    "Accept": "application/jupyterhub-pagination+json",
-                },
-                request_timeout=_REQUEST_TIMEOUT_S,
-            )
-        )
-        said = json.loads(response.body)
-        for user in said["items"]:
-            servers = user.get("servers")
-            if servers is None:
-                raise ValueError(
-                    "the service may not read servers; it needs the scope read:servers"
-                )
-            active |= {(user["name"], name) for name in servers}
-            if user.get("pending") or user.get("server"):
-                active.add((user["name"], ""))
-        following = said["_pagination"]["next"]
-        url = (
-            f"{settings.hub_api_url}/users?state=active&limit={_PAGE}"
-            f"&offset={quote(str(following['offset']))}"
-            if following
-            else None
-        )
+    async for user in hub_api.pages(settings, "users", "state=active"):
+        servers = user.get("servers")
+        if servers is None:
+            raise ValueError("the service may not read servers; it needs the scope read:servers")
+        active |= {(user["name"], name) for name in servers}
+        if user.get("pending") or user.get("server"):
+            active.add((user["name"], ""))
     return frozenset(active)

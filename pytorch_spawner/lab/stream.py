@@ -43,6 +43,11 @@ class Events(ApiHandler):
         """Make ready to notice that the client goes."""
         self._gone = asyncio.Event()
 
+    def check_xsrf_cookie(self) -> None:
+        # Reports take no cookie at all, so there is nothing to protect.
+        if self.request.method in ("GET", "HEAD"):
+            super().check_xsrf_cookie()
+
     def on_connection_close(self) -> None:
         """Tornado calls it when the client hangs up."""
         self._gone.set()
@@ -106,12 +111,14 @@ class Events(ApiHandler):
             news.cancel()
 
     async def _send(self, batch: Batch, shown: Start | None) -> None:
-        """Send the start itself where it differs from what was shown, and the events."""
+        """Send the start itself where it differs from what was shown, the events, the place."""
         if shown is None or has_changed(shown, batch.start):
             described = views.describe_start(batch.start, time.time())
             await self._write(views.describe_message("server", described))
         for event in batch.events:
             await self._write(views.describe_event(event))
+        if batch.place is not None:
+            await self._write(views.describe_event(views.place_event(batch.place, time.time())))
 
     async def _write(self, text: str) -> None:
         if self._gone.is_set():

@@ -12,8 +12,9 @@ from urllib.parse import quote
 
 from pytorch_spawner.core.gpus import Gpu, Inventory
 from pytorch_spawner.core.journal import Event
+from pytorch_spawner.core.placement import DeviceSetting, Holding, with_settings
 from pytorch_spawner.lab.auth import ADMIN, is_viewer, scopes_of
-from pytorch_spawner.lab.ports import Lease, Start
+from pytorch_spawner.lab.ports import Lease, Start, Waiting
 from pytorch_spawner.lab.settings import LabSettings
 
 
@@ -38,8 +39,51 @@ def describe_start(start: Start, now: float) -> dict[str, Any]:
 
 
 def describe_event(event: Event) -> str:
-    """One event as one message of the stream. JSON holds no line break, so it cannot forge one."""
-    return f"id: {event.seq}\ndata: {json.dumps(event.as_json())}\n\n"
+    """One event as one message of the stream. JSON holds no line break, so it cannot forge one.
+
+    Number 0 is no entry of the journal: it must not become a client's Last-Event-ID.
+    """
+    number = f"id: {event.seq}\n" if event.seq else ""
+    return f"{number}data: {json.dumps(event.as_json())}\n\n"
+
+
+def place_event(waiting: Waiting, now: float) -> Event:
+    """A place in the queue as the stream says it: the present state, not an entry."""
+    return Event(0, now, "queue", _describe_place(waiting))
+
+
+def _describe_place(waiting: Waiting) -> dict[str, Any]:
+    return {
+        "place": waiting.place,
+        "of": waiting.of,
+        "ahead": max(0, waiting.place - 1),
+        "reason": waiting.reason,
+        "expected_at": waiting.expected_at,
+        "since": waiting.ticket.since,
+        "can_start_cpu": True,
+    }
+
+
+def describe_queue(queue: Sequence[Waiting], username: str, *, sees_all: bool) -> dict[str, Any]:
+    """Who waits: the person's own servers, or all of them; how many there are is no secret."""
+    return {
+        "length": len(queue),
+        "waiting": [
+            {
+                "user": waiting.ticket.username,
+                "server": waiting.ticket.servername,
+                "start": waiting.ticket.id,
+                **_describe_place(waiting),
+                "gpus": waiting.ticket.gpus,
+                "share": waiting.ticket.share,
+                "pool": waiting.ticket.pool,
+                "boost": waiting.ticket.boost,
+                "is_away": waiting.ticket.is_away,
+            }
+            for waiting in queue
+            if sees_all or waiting.ticket.username == username
+        ],
+    }
 
 
 def describe_message(name: str, data: Mapping[str, Any]) -> str:
@@ -78,9 +122,17 @@ def describe_lease(lease: Lease) -> dict[str, Any]:
         "user": lease.username,
         "server": lease.servername,
         "gpus": list(lease.gpus),
+        "slots": [_describe_slot(holding) for holding in lease.holdings],
         "request": dict(lease.request),
+        "grant": lease.grant,
         "since": lease.since,
+        "until": lease.until,
+        "kept_until": lease.kept_until,
     }
+
+
+def _describe_slot(holding: Holding) -> int | None:
+    return holding.slot if holding.slots > 1 else None
 
 
 def describe_leases(
@@ -91,11 +143,18 @@ def describe_leases(
 
 
 def describe_gpus(
-    inventory: Inventory, leases: Sequence[Lease], username: str, *, sees_all: bool
+    inventory: Inventory,
+    settings: Sequence[DeviceSetting],
+    leases: Sequence[Lease],
+    username: str,
+    *,
+    sees_all: bool,
 ) -> dict[str, Any]:
-    """The GPUs, and which are in use; by whom only where the person may see it."""
+    """The GPUs as admins set them, and what is in use; by whom only where one may see it."""
+    held = [holding for lease in leases for holding in lease.holdings]
+    laid = with_settings(inventory, settings, {holding.gpu: holding.slots for holding in held})
     return {
-        "gpus": [_describe_gpu(gpu, leases, username, sees_all=sees_all) for gpu in inventory.gpus],
+        "gpus": [_describe_gpu(gpu, leases, username, sees_all=sees_all) for gpu in laid.gpus],
         "reason": inventory.reason,
     }
 
@@ -103,7 +162,12 @@ def describe_gpus(
 def _describe_gpu(
     gpu: Gpu, leases: Sequence[Lease], username: str, *, sees_all: bool
 ) -> dict[str, Any]:
-    held = [lease for lease in leases if gpu.uuid in lease.gpus]
+    held = [
+        (lease, holding)
+        for lease in leases
+        for holding in lease.holdings
+        if holding.gpu == gpu.uuid
+    ]
     described: dict[str, Any] = {
         "uuid": gpu.uuid,
         "index": gpu.index,
@@ -113,13 +177,26 @@ def _describe_gpu(
         "driver": gpu.driver,
         "pool": gpu.pool,
         "is_simulated": gpu.is_simulated,
+        "mode": gpu.mode,
+        "slots": gpu.slots,
+        "slot_memory_mib": gpu.slot_memory_mib,
+        "mig_profile": gpu.mig_profile,
+        "health": gpu.health,
+        "drained": gpu.drained,
         "leases": len(held),
-        "mine": any(lease.username == username for lease in held),
+        "mine": any(lease.username == username for lease, _ in held),
     }
     if sees_all:
         described["holders"] = [
-            {"user": lease.username, "server": lease.servername, "since": lease.since}
-            for lease in held
+            {
+                "user": lease.username,
+                "server": lease.servername,
+                "slot": _describe_slot(holding),
+                "since": lease.since,
+                "until": lease.until,
+                "kept_until": lease.kept_until,
+            }
+            for lease, holding in sorted(held, key=lambda pair: pair[1].slot)
         ]
     return described
 

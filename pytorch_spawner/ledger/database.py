@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sqlite3
 import threading
 import time
 import uuid
@@ -220,21 +221,23 @@ def _create_whole(url: str) -> None:
 def _check_whole(url: str) -> None:
     """See that a SQLite file has all the pages that its header counts, before anything is written.
 
-    Source: the SQLite file format, "The Database Header": page size at offset 16, size in pages at
-    28, which is valid when the change counter at 24 equals the number at 92.
+    SQLite itself looks, and writes nothing: "immutable" keeps it from the -wal file. The file must
+    not be opened in any other way: closing it would drop every lock that this process holds on it
+    (fcntl's rule), another process would take itself for the last one and remove the -wal file, and
+    the ledger would be damaged. Source: "How To Corrupt An SQLite Database File", 2.2.
     """
     path = _sqlite_file(url)
     if path is None:
         return
-    with path.open("rb") as file:
-        header = file.read(100)
-    page_size = int.from_bytes(header[16:18], "big")
-    pages = int.from_bytes(header[28:32], "big")
-    is_valid = header[:15] == b"SQLite format 3" and header[24:28] == header[92:96]
-    if is_valid and path.stat().st_size < pages * (65536 if page_size == 1 else page_size):
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+    try:
+        connection.execute("PRAGMA schema_version").fetchone()
+    except sqlite3.DatabaseError as error:
         raise LedgerUnavailable(
-            _UNOPENED, detail=f"{path} was cut off: it has fewer pages than it says"
-        )
+            _UNOPENED, detail=f"{path} was cut off, or is no ledger: {error}"
+        ) from error
+    finally:
+        connection.close()
 
 
 def _create_engine(url: str, journal: str = "WAL") -> Engine:

@@ -211,12 +211,14 @@ class Leasing(Granting):
             decisions = decide(self._state(session, hub, now))
             for lease_id in decisions.release:
                 self._give_back(session, _rows(session, LeaseRow.id == lease_id), "kept time over")
+            # Not before what was given back above: in the history no GPU is held twice.
+            since = self._moment(session, hub) if decisions.release else now
             leases: dict[str, Lease] = {}
             for give in decisions.give:
                 if not self._is_open(session, give.ticket.id):
                     self._drop(session, hub, give.ticket)
                     continue
-                lease = _lease_of(hub, give, now)
+                lease = _lease_of(hub, give, since)
                 self._hold(session, lease)
                 self._drop(session, hub, give.ticket)
                 leases[give.ticket.id] = lease

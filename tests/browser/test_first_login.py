@@ -2,31 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Page, expect
 
+from tests.browser.conftest import log_in, picture
 from tests.lab_driver import Lab, running_lab
 
 pytestmark = [pytest.mark.docker, pytest.mark.browser, pytest.mark.slow]
-
-PICTURES = Path(os.environ.get("LAB_PICTURES", "")) if os.environ.get("LAB_PICTURES") else None
-_FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-proxy-server",
-]
 
 
 @pytest.fixture(scope="module")
@@ -34,37 +19,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     traits = {"PyTorchSpawner.warmup": True, "PyTorchSpawner.warmup_models": ["mlp"]}
     with running_lab(tmp_path_factory.mktemp("browser"), traits=traits) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=_FLAGS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(params=[(1280, "light"), (390, "dark")], ids=lambda p: f"{p[0]} px {p[1]}")
-def page(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
-    width, scheme = request.param
-    context = chromium.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
-    context.set_default_timeout(30_000)
-    yield context.new_page()
-    context.close()
-
-
-def picture(page: Page, name: str) -> None:
-    if PICTURES is not None:
-        PICTURES.mkdir(parents=True, exist_ok=True)
-        page.screenshot(path=PICTURES / f"{name}-{page.viewport_size['width']}.png", full_page=True)
-
-
-def log_in(page: Page, lab: Lab, user: str) -> None:
-    password = json.loads((lab.dir / "credentials.json").read_text())["password"]
-    page.goto(f"{lab.url}/hub/login")
-    page.get_by_label("Username").fill(user)
-    page.get_by_label("Password").fill(password)
-    page.get_by_role("button", name="Sign in").click()
 
 
 def test_a_student_logs_in_and_runs_a_cell(lab: Lab, page: Page) -> None:
@@ -133,7 +87,9 @@ def test_a_busy_lab_tells_the_student_at_once(lab: Lab, page: Page) -> None:
     lab.start_server("bo")
     lab.start_server("eve")
     log_in(page, lab, f"late{page.viewport_size['width']}")
-    expect(page.get_by_text(re.compile("All GPUs are in use")).first).to_be_visible()
+    expect(
+        page.get_by_text(re.compile("All GPUs that you may use are in use")).first
+    ).to_be_visible()
     picture(page, "5-busy")
     page.get_by_role("link", name="Start without a GPU").click()
     late = f"late{page.viewport_size['width']}"

@@ -11,14 +11,20 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import pytest
 from jupyterhub._data import DATA_FILES_PATH
 from tornado.web import RequestHandler, StaticFileHandler
 
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
 from pytorch_spawner.core.journal import MAX_EVENTS_A_START, Event
+from pytorch_spawner.core.placement import DeviceSetting, Holding
+from pytorch_spawner.core.tickets import Ticket
 from pytorch_spawner.errors import InvalidEvent, LedgerUnavailable
 
 HUB = "test"
+# Tests that say by hand what the ledger answers, and tests that the real one answers the same.
+BY_HAND = pytest.mark.parametrize("ledger", ["memory"], indirect=True)
+FOR_REAL = pytest.mark.parametrize("ledger", ["sqlite"], indirect=True)
 ENTER = "access:services!service=lab"
 GPU = {
     "uuid": "GPU-11111111-2222-3333-4444-555555555555",
@@ -51,9 +57,25 @@ class FakeLease:
     start_id: str
     username: str
     servername: str
-    gpus: tuple[str, ...]
+    holdings: tuple[Holding, ...]
     request: Mapping[str, Any]
     since: float
+    until: float | None = None
+    kept_until: float | None = None
+    grant: str = ""
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        return tuple(holding.gpu for holding in self.holdings)
+
+
+@dataclass(frozen=True)
+class FakeWaiting:
+    ticket: Ticket
+    place: int = 0
+    of: int = 0
+    expected_at: float | None = None
+    reason: str = ""
 
 
 @dataclass
@@ -62,6 +84,8 @@ class MemoryLedger:
     all_starts: list[FakeStart] = field(default_factory=list)
     journals: dict[str, list[Event]] = field(default_factory=dict)
     all_leases: list[FakeLease] = field(default_factory=list)
+    all_settings: list[DeviceSetting] = field(default_factory=list)
+    all_waiting: list[FakeWaiting] = field(default_factory=list)
     is_broken: bool = False
     lock: Any = field(default_factory=threading.Lock)
 
@@ -130,6 +154,14 @@ class MemoryLedger:
         self._check()
         return tuple(self.all_leases)
 
+    def settings(self, hub: str) -> tuple[DeviceSetting, ...]:
+        self._check()
+        return tuple(self.all_settings)
+
+    def queue(self, hub: str) -> tuple[FakeWaiting, ...]:
+        self._check()
+        return tuple(self.all_waiting)
+
     def read_inventory(self, hub: str) -> Inventory:
         self._check()
         return Inventory((Gpu(**{**GPU, "uuid": GpuUuid(GPU["uuid"])}),))
@@ -158,6 +190,7 @@ class FakeHub:
         shared = {"hub": self}
         return [
             (r"/hub/api/user", _User, shared),
+            (r"/hub/api/(users|groups)", _People, shared),
             (r"/hub/api/oauth2/authorize", _Authorize, shared),
             (r"/hub/api/oauth2/token", _Token, shared),
             (r"/hub/static/(.*)", StaticFileHandler, {"path": f"{DATA_FILES_PATH}/static"}),
@@ -191,6 +224,21 @@ class _User(_HubHandler):
             self.finish(json.dumps({"status": 403}))
             return
         self.finish(json.dumps(self.hub.models[token]))
+
+
+class _People(_HubHandler):
+    """Two pages of users, one of groups."""
+
+    def get(self, what: str) -> None:
+        if self.hub.is_down:
+            self.set_status(503)
+            return
+        users = [{"name": name, "groups": ["cv"]} for name in ("ana", "bob", "cyd")]
+        items = users if what == "users" else [{"name": "empty"}]
+        offset = int(self.get_argument("offset", "0"))
+        following = {"offset": offset + 2} if offset + 2 < len(items) else None
+        page = {"items": items[offset : offset + 2], "_pagination": {"next": following}}
+        self.finish(json.dumps(page))
 
 
 class _Authorize(_HubHandler):

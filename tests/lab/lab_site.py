@@ -53,6 +53,16 @@ class Site:
         ) as answer:
             return Answer(answer.status, dict(answer.headers), await answer.text())
 
+    async def send(
+        self, method: str, path: str, value: Any, token: str = "admin", **headers: str
+    ) -> Answer:
+        head = {"Authorization": f"token {token}"} if token else {}
+        body = value if isinstance(value, bytes) else json.dumps(value).encode()
+        async with self.http.request(
+            method, self.url + path, data=body, headers={**head, **headers}
+        ) as answer:
+            return Answer(answer.status, dict(answer.headers), await answer.text())
+
     def stream(
         self, path: str = "api/servers/ana//events", token: str = "ana-page", **kw: Any
     ) -> Stream:

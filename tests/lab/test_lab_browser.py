@@ -6,6 +6,7 @@ Set LAB_TEST_SCREENSHOTS to a folder to keep a picture of each situation.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -24,8 +25,10 @@ from lab_browser import (
     tell,
     verdict,
 )
-from lab_fakes import MemoryLedger
+from lab_fakes import FakeWaiting, MemoryLedger
 from lab_site import Site, run_site
+
+from pytorch_spawner.core.tickets import Ticket
 
 pytestmark = MARKS
 
@@ -49,7 +52,27 @@ async def lab() -> AsyncIterator[Site]:
         yield running
 
 
+SLOT = {**journals.GPU, "slots": 4, "slot": 1, "slot_memory_mib": 20480}
+WHY = "because group cv; 6.5 of 20 h left this week"
+
+
+def lease_story(until: float | None, **more: Any) -> journals.Story:
+    """A server on a slot whose lease ends."""
+    story = journals.hub_until("lab", [SLOT])
+    facts = {**story[1][2], "share": "slot", "until": until, "limit": "soft", "why": WHY, **more}
+    return [story[0], (0.1, "start", facts), *story[2:], *journals.checks()]
+
+
+ENDING = {"stage": "ending", "message": "Your GPU time ends at 16:30. Save your work."}
 STORIES = {
+    "slot": (lease_story(time.time() + 7200), "Your GPU is ready."),
+    "ending": (
+        [
+            *lease_story(time.time() + 900),
+            (9.0, "start", {**ENDING, "until": time.time() + 900}),
+        ],
+        "Your GPU is ready.",
+    ),
     "fine": (journals.FINE, "Your GPU is ready."),
     "warming": (journals.WARMING, "Your GPU is ready."),
     "failing": (journals.FAILING, "Your server is ready, but 1 check failed."),
@@ -233,3 +256,94 @@ async def test_the_theme_switch_is_the_hubs(lab, page):
     await open_page(lab, page)
     await page.get_by_role("button", name="Toggle dark mode").click()
     assert await page.locator("html").get_attribute("data-bs-theme") == "dark"
+
+
+async def test_the_gpu_card_says_which_slot_until_when_and_why(lab, page):
+    until = time.time() + 3600
+    tell(lab, lease_story(until))
+    await open_page(lab, page)
+    card = page.get_by_role("region", name="GPU", exact=True)
+    await expect(card.get_by_text("slot 2 of 4 · 20 GiB")).to_be_visible()
+    day = "" if time.localtime(until)[:3] == time.localtime()[:3] else " on "
+    said = card.get_by_text(f"yours until {time.strftime('%H:%M', time.localtime(until))}{day}")
+    await expect(said).to_have_attribute("title", re.compile(r"\d\d:\d\d:\d\d"))
+    await expect(card.get_by_text("memory limit: soft")).to_be_visible()
+    await expect(card.get_by_text(WHY)).to_be_visible()
+
+
+async def test_what_the_hub_did_not_say_about_a_lease_is_not_shown(lab, page):
+    tell(lab, lease_story(None, limit=None, why="", gpus=[{**SLOT, "slot": None}]))
+    await open_page(lab, page)
+    card = page.get_by_role("region", name="GPU", exact=True)
+    await expect(card.get_by_text("one of 4 slots · 20 GiB")).to_be_visible()
+    for words in ("until", "memory limit", "because"):
+        await expect(card.get_by_text(words)).to_have_count(0)
+
+
+async def test_a_lease_that_ends_is_a_warning_with_the_time_left(lab, page):
+    start = tell(lab, lease_story(time.time() + 7200))
+    await open_page(lab, page)
+    await expect(verdict(page)).to_have_text("Your GPU is ready.")
+    warning = page.get_by_role("status").get_by_text("Your GPU time ends at 16:30. Save your work.")
+    await expect(warning).to_be_hidden()
+    now = time.time()
+    go_on(lab, start, [(0.0, "start", {**ENDING, "until": now + 720})], now)
+    await expect(warning).to_be_visible()
+    await expect(page.get_by_text(re.compile(r"^1[12] min left\.$"))).to_be_visible()
+    go_on(lab, start, [(0.0, "start", {**ENDING, "until": now + 3})], now)
+    await expect(page.get_by_text("The time is over.")).to_be_visible()
+    go_on(lab, start, [(0.0, "start", {"stage": "stopped", "message": "Stopped."})])
+    await expect(verdict(page)).to_have_text("Your server is stopped.")
+    await expect(warning).to_be_hidden()
+
+
+def put(lab: Site, start: Any, place: int, since: float) -> None:
+    """Say at which place a server waits."""
+    ticket = Ticket(start.id, "ana", since=since)
+    lab.ledger.all_waiting = [FakeWaiting(ticket, place, 4, None, f"{place - 1} ahead of you.")]
+
+
+async def test_a_server_that_queues_shows_its_place_and_where_to_leave(lab, page):
+    start = tell(lab, journals.QUEUED)
+    put(lab, start, 2, time.time() - 60)
+    await open_page(lab, page)
+    await expect(verdict(page)).to_have_text("You are 2nd in the queue.")
+    await expect(page.get_by_text("1 ahead of you.")).to_be_visible()
+    await expect(page.get_by_text(re.compile(r"Waiting for 6\d s"))).to_be_visible()
+    await expect(page).to_have_title("2nd in the queue · Lab")
+    leave = page.get_by_role("button", name="Leave, or start without a GPU…")
+    await expect(leave).to_have_attribute("href", "/hub/spawn-pending/ana")
+    await expect(page.get_by_role("button", name="Stop server…")).to_be_hidden()
+    put(lab, start, 1, time.time() - 60)
+    await expect(verdict(page)).to_have_text("You are 1st in the queue.")
+    go_on(lab, start, journals.hub_until("lab")[1:])
+    await expect(verdict(page)).to_have_text("Your GPU is ready.")
+
+
+async def test_the_place_told_last_counts_though_the_clock_jumped_back(lab, page):
+    """The journal's times never run back; the present is told by a clock that may."""
+    start = tell(lab, journals.QUEUED, time.time() + 3600)
+    put(lab, start, 2, time.time())
+    await open_page(lab, page)
+    await expect(verdict(page)).to_have_text("You are 2nd in the queue.")
+
+
+async def test_a_start_that_failed_for_want_of_a_gpu_can_go_without_one(lab, page):
+    said = {"stage": "failed", "code": "not-granted", "message": "No grant gives you a GPU."}
+    tell(lab, [*journals.hub_until("requested"), (0.2, "start", said)])
+    await open_page(lab, page)
+    await expect(verdict(page)).to_have_text("No grant gives you a GPU.")
+    instead = page.get_by_role("button", name="Start without a GPU")
+    await expect(instead).to_have_attribute("href", "/hub/spawn/ana?share=none")
+
+
+@pytest.mark.parametrize(
+    ("profile", "words"), [(None, "whole GPU"), ("1g.10gb", "MIG 1g.10gb")], ids=["whole", "mig"]
+)
+async def test_what_is_not_cut_into_slots_is_no_slot(lab, page, profile, words):
+    alone = {"slots": 1, "slot": None, "slot_memory_mib": 81559, "mig_profile": profile}
+    tell(lab, journals.hub_until("lab", [{**journals.GPU, **alone}]))
+    await open_page(lab, page)
+    card = page.get_by_role("region", name="GPU", exact=True)
+    await expect(card.get_by_text(words)).to_be_visible()
+    await expect(card.get_by_text("slot")).to_have_count(0)

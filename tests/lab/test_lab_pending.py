@@ -1,26 +1,20 @@
-"""The hub's pending page in Chromium, drawn from the hub's own progress stream."""
+"""The hub's pending page in Chromium, drawn from the hub's own progress stream.
+
+Set LAB_TEST_SCREENSHOTS to a folder to keep a picture of each situation.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import json
 import re
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import lab_journals as journals
 import pytest
 import pytest_asyncio
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, PrefixLoader
-from jupyterhub._data import DATA_FILES_PATH
 from lab_browser import MARKS, expect, new_page, run_browser, shoot, tell, verdict
-from lab_fakes import MemoryLedger
-from lab_site import Site, run_site
-from tornado.web import RequestHandler
-
-from pytorch_spawner.core.journal import Event
-from pytorch_spawner.lab.paths import hub_templates_dir
+from lab_pending import pending_url, progress_of, render, run_pending
+from lab_site import Site
 
 pytestmark = MARKS
 
@@ -37,117 +31,10 @@ async def page(browser: Any) -> AsyncIterator[Any]:
         yield tab
 
 
-class Pending(RequestHandler):
-    """The pending page as the hub renders it, and the hub's progress stream, scripted."""
-
-    def initialize(self, hub: Any) -> None:
-        self.hub = hub
-
-    def get(self, username: str, servername: str = "") -> None:
-        if self.hub.is_ready:
-            self.finish("<h1>JupyterLab</h1>")
-            return
-        self.set_header("Content-Security-Policy", "frame-ancestors 'none'")
-        env = Environment(
-            autoescape=True,
-            loader=ChoiceLoader(
-                [
-                    PrefixLoader({"templates": FileSystemLoader(f"{DATA_FILES_PATH}/templates")}),
-                    FileSystemLoader([hub_templates_dir(), f"{DATA_FILES_PATH}/templates"]),
-                ]
-            ),
-        )
-        self.finish(
-            env.get_template("spawn_pending.html").render(
-                user=_User(username),
-                spawner=_Named(servername),
-                no_spawner_check=True,
-                progress_url="/hub/api/progress?_xsrf=x",
-                base_url="/hub/",
-                prefix="/",
-                xsrf="the-xsrf",
-                xsrf_token="the-xsrf",
-                static_url=lambda path, include_version=True: f"/hub/static/{path}",
-                parsed_scopes={},
-                services=[],
-                logout_url="/hub/logout",
-            )
-        )
-
-
-class _Named:
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-
-class _User(_Named):
-    json_escaped_name = "ana"
-
-    def server_url(self, name: str) -> str:
-        return f"/user/{self.name}/{name}"
-
-
-class Progress(RequestHandler):
-    def initialize(self, hub: Any) -> None:
-        self.hub = hub
-
-    async def get(self) -> None:
-        self.set_header("Content-Type", "text/event-stream")
-        sent = 0
-        while sent < len(self.hub.progress) or not self.hub.is_over:
-            for message in self.hub.progress[sent:]:
-                sent += 1
-                self.write(f"data: {json.dumps(message)}\n\n")
-            await self.flush()
-            await asyncio.sleep(0.05)
-
-
-class Delete(RequestHandler):
-    def initialize(self, hub: Any) -> None:
-        self.hub = hub
-
-    async def delete(self, path: str) -> None:
-        # As JupyterHub 6.1.1 does: a start that is being cancelled is "ready" for a second.
-        self.hub.progress.append({"progress": 100, "ready": True, "message": "Server ready"})
-        await asyncio.sleep(0.5)
-        self.hub.posted.append((path, self.get_query_argument("_xsrf")))
-        self.set_status(204)
-
-
 @pytest_asyncio.fixture(loop_scope="module")
 async def pending() -> AsyncIterator[Site]:
-    async for running in run_site(MemoryLedger()):
-        hub = running.hub
-        hub.browser_user_token = "ana-page"
-        hub.progress, hub.is_over, hub.is_ready = [], False, False
-        shared = {"hub": hub}
-        running.app.add_handlers(
-            r".*",
-            [
-                (r"/hub/spawn-pending/([^/]+)", Pending, shared),
-                (r"/hub/spawn-pending/([^/]+)/([^/]+)", Pending, shared),
-                (r"/hub/api/progress", Progress, shared),
-                (r"/hub/api/users/(.*)", Delete, shared),
-            ],
-        )
+    async for running in run_pending():
         yield running
-        hub.is_over = True
-
-
-def progress_of(story: journals.Story) -> list[dict[str, Any]]:
-    began = time.time() - story[-1][0]
-    return [
-        {
-            "progress": 10,
-            "message": data.get("message", kind),
-            "lab": Event(place, began + after_s, kind, data).as_json(),
-        }
-        for place, (after_s, kind, data) in enumerate(story, 1)
-    ]
-
-
-def pending_url(site: Site, more: str = "") -> str:
-    return site.url.replace("/services/lab/", f"/hub/spawn-pending/ana{more}")
 
 
 async def test_the_pending_page_looks_like_the_landing_page(pending, page):
@@ -224,3 +111,98 @@ async def test_without_the_service_the_plain_messages_are_shown(pending, page):
     await expect(page.get_by_text("No GPU is free.")).to_be_visible()
     await expect(page.get_by_role("button", name="Try again")).to_be_visible()
     await shoot(page, "pending-plain")
+
+
+# ---- failures for want of a GPU ------------------------------------------------------------------
+
+CPU_LINK = "Start without a GPU"
+FAILURES = [
+    ("no-gpu-available", True),
+    ("not-granted", True),
+    ("ledger-unavailable", True),
+    ("removed-from-queue", True),
+    ("container-died", False),
+    ("image-missing", False),
+    ("", False),
+]
+
+
+def failed(code: str) -> journals.Story:
+    facts = {"stage": "failed", "code": code, "message": "It did not work.", "remedy": ""}
+    return [*journals.hub_until("requested"), (0.2, "start", facts)]
+
+
+@pytest.mark.parametrize(("code", "offers_cpu"), FAILURES)
+async def test_a_failure_about_gpus_offers_a_start_without_one(pending, page, code, offers_cpu):
+    pending.hub.progress += progress_of(failed(code))
+    pending.hub.progress.append({"progress": 100, "failed": True, "message": "Spawn failed: it"})
+    pending.hub.is_over = True
+    await page.goto(pending_url(pending, "/thesis"))
+    await expect(verdict(page)).to_have_text("It did not work.")
+    again = page.get_by_role("button", name="Try again")
+    await expect(again).to_have_attribute("href", "/hub/spawn/ana/thesis")
+    instead = page.get_by_role("button", name=CPU_LINK)
+    await expect(instead).to_have_count(1 if offers_cpu else 0)
+    if offers_cpu:
+        await expect(instead).to_have_attribute("href", "/hub/spawn/ana/thesis?share=none")
+
+
+async def test_a_failure_without_any_journal_is_the_ledgers(pending, page):
+    """Where the ledger is in trouble nothing can be written down, the failure's code neither."""
+    said = "The lab's ledger cannot be opened, so no GPU can be given out safely."
+    pending.hub.progress.append({"progress": 100, "failed": True, "message": said})
+    pending.hub.is_over = True
+    await page.goto(pending_url(pending))
+    await expect(verdict(page)).to_have_text(said)
+    await expect(page.get_by_role("button", name=CPU_LINK)).to_be_visible()
+
+
+@pytest.mark.parametrize("look", ["1280 light", "390 dark"])
+async def test_two_ways_out_of_a_failure_fit_the_screen(pending, browser, look):
+    width, theme = look.split()
+    pending.hub.progress += progress_of(failed("no-gpu-available"))
+    pending.hub.is_over = True
+    async for page in new_page(browser, int(width), theme):
+        await page.goto(pending_url(pending))
+        await expect(page.get_by_role("button", name=CPU_LINK)).to_be_in_viewport()
+        assert await page.evaluate("document.documentElement.scrollWidth") <= int(width)
+        await shoot(page, f"pending-no-gpu-{width}-{theme}")
+
+
+class Refused(Exception):
+    """What the hub hands to its pages after a start that was refused."""
+
+    jupyterhub_message = "All GPUs are in use."
+
+    def __init__(self, code: str) -> None:
+        self.code = code
+
+
+@pytest.mark.parametrize(("code", "offers_cpu"), FAILURES)
+async def test_the_hubs_own_pages_offer_it_too(code, offers_cpu):
+    error = render(
+        "error.html",
+        exception=Refused(code),
+        status_code=409,
+        status_message="Conflict",
+        message="All GPUs are in use.",
+        message_html="<p>All GPUs are in use.</p>",
+    )
+    # The address of the page itself names the server.
+    assert ('href="?share=none"' in error) == offers_cpu
+    not_running = render(
+        "not_running.html",
+        failed=True,
+        exception=Refused(code),
+        server_name="thesis",
+        spawn_url="/hub/spawn/ana/thesis",
+        failed_html_message="<p>All GPUs are in use.</p>",
+    )
+    assert "Relaunch" in not_running
+    assert ('href="/hub/spawn/ana/thesis?share=none"' in not_running) == offers_cpu
+
+
+async def test_a_server_that_just_does_not_run_is_as_the_hub_shows_it():
+    page = render("not_running.html", server_name="", spawn_url="/hub/spawn/ana")
+    assert "Launch" in page
+    assert "share=none" not in page

@@ -6,9 +6,13 @@ import re
 
 import aiohttp
 import pytest
-from lab_fakes import ENTER, GPU, FakeLease
+from lab_fakes import BY_HAND, ENTER, FOR_REAL, GPU, HUB, FakeLease, FakeWaiting
 from yarl import URL
 
+from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
+from pytorch_spawner.core.grants import Grant
+from pytorch_spawner.core.placement import DeviceSetting, Holding
+from pytorch_spawner.core.tickets import Decisions, Give, Ticket, Wait
 from pytorch_spawner.lab.limits import TokenBuckets, retry_after
 from pytorch_spawner.lab.settings import BadSettings, read_settings
 
@@ -23,9 +27,8 @@ async def test_health_needs_no_login(site):
     assert (await site.get("health", token="")).json == {"status": "ok"}
 
 
+@BY_HAND
 async def test_health_tells_that_the_ledger_is_away(site):
-    if not hasattr(site.ledger, "is_broken"):
-        pytest.skip("only the fake breaks on demand")
     site.ledger.is_broken = True
     assert (await site.get("health", token="")).status == 503
 
@@ -41,37 +44,134 @@ async def test_me(site):
     }
 
 
-@pytest.mark.parametrize("path", ["api/me", "api/gpus", "api/leases"])
+@pytest.mark.parametrize("path", ["api/me", "api/gpus", "api/leases", "api/queue"])
 async def test_the_api_needs_a_login_and_the_right_to_enter(site, path):
     assert (await site.get(path, token="")).code == "not-logged-in"
     answer = await site.get(path, token="ana-server")
     assert (answer.status, answer.code) == (403, "forbidden")
 
 
+UUID = GpuUuid(GPU["uuid"])
+
+
 @pytest.fixture
 def held(site):
-    if not hasattr(site.ledger, "all_leases"):
-        pytest.skip("leases are the ledger's own test")
+    """Two of the GPU's four slots are held, and two people wait."""
+    site.ledger.all_settings = [DeviceSetting(UUID, pool="vision", mode="shared:4")]
     site.ledger.all_leases = [
-        FakeLease("l1", "test", "s1", "ana", "", (GPU["uuid"],), {}, 1.0),
-        FakeLease("l2", "test", "s2", "bo", "", (GPU["uuid"],), {}, 2.0),
+        FakeLease("l1", "test", "s1", "ana", "", (Holding(UUID, 2, 4),), {}, 1.0, until=99.0),
+        FakeLease("l2", "test", "s2", "bo", "", (Holding(UUID, 0, 4),), {}, 2.0, kept_until=7.0),
+    ]
+    site.ledger.all_waiting = [
+        FakeWaiting(Ticket("s3", "eve", since=3.0), 1, 2, 99.0, "Nobody is ahead of you."),
+        FakeWaiting(
+            Ticket("s4", "ana", "thesis", gpus=2, since=4.0), 2, 2, None, "1 ahead of you."
+        ),
     ]
     return site
 
 
+@BY_HAND
 async def test_a_student_sees_the_own_lease_and_no_other_name(held):
-    leases = (await held.get("api/leases")).json["leases"]
-    assert [lease["id"] for lease in leases] == ["l1"]
+    (lease,) = (await held.get("api/leases")).json["leases"]
+    assert (lease["id"], lease["slots"], lease["until"]) == ("l1", [2], 99.0)
     gpus = await held.get("api/gpus")
     assert (gpus.json["gpus"][0]["leases"], gpus.json["gpus"][0]["mine"]) == (2, True)
     assert '"bo"' not in gpus.text
+    assert "holders" not in gpus.text
 
 
-async def test_a_viewer_sees_all(held):
+@BY_HAND
+async def test_a_viewer_sees_who_holds_which_slot_until_when(held):
     leases = (await held.get("api/leases", token="kim-page")).json["leases"]
     assert [lease["user"] for lease in leases] == ["ana", "bo"]
-    gpus = (await held.get("api/gpus", token="kim-page")).json["gpus"]
-    assert [holder["user"] for holder in gpus[0]["holders"]] == ["ana", "bo"]
+    (gpu,) = (await held.get("api/gpus", token="kim-page")).json["gpus"]
+    assert gpu["holders"] == [
+        {"user": "bo", "server": "", "slot": 0, "since": 2.0, "until": None, "kept_until": 7.0},
+        {"user": "ana", "server": "", "slot": 2, "since": 1.0, "until": 99.0, "kept_until": None},
+    ]
+
+
+@BY_HAND
+async def test_a_gpu_is_shown_as_the_admin_set_it(held):
+    (gpu,) = (await held.get("api/gpus")).json["gpus"]
+    assert (gpu["pool"], gpu["mode"], gpu["slots"]) == ("vision", "shared:4", 4)
+    cut = Gpu(UUID, memory_mib=GPU["memory_mib"], mode="shared:4")
+    assert (gpu["slot_memory_mib"], gpu["drained"]) == (cut.slot_memory_mib, "")
+    held.ledger.all_settings = [DeviceSetting(UUID, drained="Its fan is loud.")]
+    held.ledger.all_leases = []
+    (gpu,) = (await held.get("api/gpus")).json["gpus"]
+    assert (gpu["mode"], gpu["drained"]) == ("exclusive", "Its fan is loud.")
+
+
+@BY_HAND
+async def test_a_gpu_in_use_shows_its_old_mode_until_it_is_empty(held):
+    held.ledger.all_settings = [DeviceSetting(UUID, mode="exclusive")]
+    (gpu,) = (await held.get("api/gpus")).json["gpus"]
+    assert (gpu["mode"], gpu["slots"]) == ("shared:4", 4)
+    assert gpu["drained"] == "It becomes exclusive once nobody holds it."
+
+
+@BY_HAND
+async def test_a_whole_gpu_has_no_slot_number(held):
+    held.ledger.all_settings = []
+    held.ledger.all_leases = [FakeLease("l1", "test", "s1", "ana", "", (Holding(UUID),), {}, 1.0)]
+    (gpu,) = (await held.get("api/gpus", token="kim-page")).json["gpus"]
+    assert [holder["slot"] for holder in gpu["holders"]] == [None]
+    assert (await held.get("api/leases")).json["leases"][0]["slots"] == [None]
+
+
+@BY_HAND
+async def test_a_student_sees_the_own_place_and_how_long_the_queue_is(held):
+    queue = await held.get("api/queue")
+    assert queue.json["length"] == 2
+    (mine,) = queue.json["waiting"]
+    assert (mine["start"], mine["server"], mine["gpus"]) == ("s4", "thesis", 2)
+    assert (mine["place"], mine["of"], mine["ahead"]) == (2, 2, 1)
+    assert (mine["reason"], mine["expected_at"], mine["since"]) == ("1 ahead of you.", None, 4.0)
+    assert "eve" not in queue.text
+
+
+@BY_HAND
+async def test_a_viewer_sees_the_whole_queue_in_its_order(held):
+    waiting = (await held.get("api/queue", token="kim-page")).json["waiting"]
+    assert [(one["user"], one["place"], one["expected_at"]) for one in waiting] == [
+        ("eve", 1, 99.0),
+        ("ana", 2, None),
+    ]
+
+
+@BY_HAND
+async def test_a_ledger_in_trouble_is_an_answer_with_a_code(held):
+    held.ledger.is_broken = True
+    for path in ("api/gpus", "api/queue", "api/leases"):
+        answer = await held.get(path)
+        assert (answer.status, answer.code) == (503, "ledger-unavailable")
+
+
+@FOR_REAL
+async def test_the_real_ledger_says_who_holds_what_and_who_waits(site):
+    ledger, gpu = site.ledger, Gpu(UUID, memory_mib=81559)
+    ledger.write_inventory(HUB, Inventory((gpu,)))
+    ledger.write_setting(HUB, DeviceSetting(UUID, mode="shared:2"), "root")
+    for name in ("ana", "bo"):
+        ledger.join(site.begin(name))
+
+    def decide(state):
+        first, second = state.tickets
+        give = Give(first, (gpu,), (Holding(UUID, 1, 2),), Grant("all"), state.now + 60, "everyone")
+        return Decisions(give=(give,), wait=(Wait(second, 1, 1, state.now + 60, "ana"),))
+
+    ledger.decide(HUB, decide)
+    (shown,) = (await site.get("api/gpus", token="kim-page")).json["gpus"]
+    (holder,) = shown["holders"]
+    assert (holder["user"], holder["slot"], shown["mode"]) == ("ana", 1, "shared:2")
+    assert holder["until"] == pytest.approx(holder["since"] + 60, abs=1)
+    (lease,) = (await site.get("api/leases")).json["leases"]
+    assert (lease["grant"], lease["slots"]) == ("all", [1])
+    (waiting,) = (await site.get("api/queue", token="bo-page")).json["waiting"]
+    assert (waiting["place"], waiting["of"], waiting["expected_at"]) == (1, 1, holder["until"])
+    assert waiting["reason"].endswith("when ana's time ends.")
 
 
 async def test_metrics_are_for_prometheus_and_viewers(site):

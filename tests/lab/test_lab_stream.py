@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from lab_fakes import BY_HAND, FOR_REAL, HUB, FakeWaiting
 
+from pytorch_spawner.core.tickets import Decisions, Ticket, Wait
 from pytorch_spawner.lab import events as following
 from pytorch_spawner.lab import stream
 
@@ -189,9 +191,8 @@ async def test_a_scope_is_for_the_name_as_a_whole(site):
     assert (await site.get("api/servers/ana/x/events", token="crafty")).status == 403
 
 
+@BY_HAND
 async def test_the_stream_goes_on_after_the_ledger_was_away(site):
-    if not hasattr(site.ledger, "is_broken"):
-        pytest.skip("only the fake breaks on demand")
     start = site.begin()
     async with site.stream() as viewer:
         await viewer.next()
@@ -201,3 +202,131 @@ async def test_the_stream_goes_on_after_the_ledger_was_away(site):
         site.ledger.is_broken = False
         site.ledger.append_events(start.id, [("check", {})])
         assert await viewer.numbers(1) == [1]
+
+
+# ---- the queue -----------------------------------------------------------------------------------
+
+JOINED = ("queue", {"place": 4, "reason": "3 ahead of you."})
+
+
+def put(site, start, place: int, expected_at: float | None = None) -> None:
+    """Say at which place a start waits."""
+    ticket = Ticket(start.id, start.username, since=start.created_at)
+    said = f"{place - 1} ahead of you."
+    site.ledger.all_waiting = [FakeWaiting(ticket, place, 7, expected_at, said)] if place else []
+
+
+@BY_HAND
+async def test_a_server_that_waits_is_told_its_place_now_and_whenever_it_changes(site):
+    start = site.begin()
+    put(site, start, 3, 99.0)
+    site.ledger.append_events(start.id, [("start", {"stage": "requested"}), JOINED])
+    async with site.stream() as viewer:
+        assert await viewer.numbers(2) == [1, 2]
+        name, number, event = await viewer.next()
+        assert (name, number) == ("message", ""), "it must not become a Last-Event-ID"
+        assert (event["v"], event["seq"], event["kind"]) == (1, 0, "queue")
+        assert event["data"] == {
+            "place": 3,
+            "of": 7,
+            "ahead": 2,
+            "reason": "2 ahead of you.",
+            "expected_at": 99.0,
+            "since": start.created_at,
+            "can_start_cpu": True,
+        }
+        put(site, start, 2)
+        assert (await viewer.next())[2]["data"]["place"] == 2
+
+
+@BY_HAND
+async def test_the_place_is_told_once_to_each_viewer_and_to_a_late_one_at_once(site):
+    start = site.begin()
+    put(site, start, 3)
+    site.ledger.append_events(start.id, [JOINED])
+    async with site.stream() as one:
+        await one.numbers(1)
+        await one.next()
+        async with site.stream(**{"Last-Event-ID": "1"}) as late:
+            assert (await late.next())[0] == "server"
+            assert (await late.next())[2]["data"]["place"] == 3
+            site.ledger.append_events(start.id, [("start", {"stage": "gpu"})])
+            assert (await one.next())[2]["data"] == {"stage": "gpu"}
+            assert (await late.next())[2]["data"] == {"stage": "gpu"}
+
+
+@BY_HAND
+async def test_who_does_not_wait_any_more_hears_nothing_of_the_queue(site):
+    start = site.begin()
+    put(site, start, 1)
+    site.ledger.append_events(start.id, [JOINED, ("start", {"stage": "gpu"})])
+    async with site.stream() as viewer:
+        assert await viewer.numbers(2) == [1, 2]
+        put(site, start, 2)
+        await asyncio.sleep(0.3)
+        site.ledger.append_events(start.id, [("start", {"stage": "lab"})])
+        assert (await viewer.next())[2]["data"] == {"stage": "lab"}
+
+
+@BY_HAND
+async def test_before_the_first_decision_there_is_no_place(site):
+    start = site.begin()
+    put(site, start, 1)
+    site.ledger.all_waiting = [FakeWaiting(Ticket(start.id, "ana"))]
+    site.ledger.append_events(start.id, [JOINED])
+    async with site.stream() as viewer:
+        await viewer.numbers(1)
+        await asyncio.sleep(0.3)
+        put(site, start, 5)
+        assert (await viewer.next())[2]["data"]["place"] == 5
+
+
+@BY_HAND
+async def test_the_queue_is_read_once_for_all_who_watch_and_not_for_those_who_run(site):
+    start = site.begin()
+    put(site, start, 3)
+    reads = 0
+    read = site.ledger.queue
+
+    def count(hub: str):
+        nonlocal reads
+        reads += 1
+        return read(hub)
+
+    site.ledger.queue = count
+    async with site.stream() as viewer:
+        await viewer.next()
+        await asyncio.sleep(0.3)
+        assert reads == 0
+        site.ledger.append_events(start.id, [JOINED])
+        async with site.stream() as two, site.stream() as three:
+            for one in (viewer, two, three):
+                await one.numbers(1)
+            reads = 0
+            await asyncio.sleep(1.0)
+            assert 5 <= reads <= 25, "about every 50 ms, whoever looks"
+
+
+@BY_HAND
+async def test_the_journal_as_a_list_has_no_place_in_it(site):
+    start = site.begin()
+    put(site, start, 3)
+    site.ledger.append_events(start.id, [JOINED])
+    listed = (await site.get("api/servers/ana/events?format=json")).json
+    assert [event["seq"] for event in listed] == [1]
+
+
+@FOR_REAL
+async def test_the_real_ledger_tells_the_place_that_was_decided(site):
+    start = site.begin()
+    site.ledger.join(start)
+    site.ledger.append_events(start.id, [JOINED])
+    async with site.stream() as viewer:
+        await viewer.numbers(1)
+        for place in (3, 2):
+            site.ledger.decide(
+                HUB, lambda state, at=place: Decisions(wait=(Wait(state.tickets[0], at, 3),))
+            )
+            told = (await viewer.next())[2]
+            assert (told["seq"], told["data"]["place"], told["data"]["of"]) == (0, place, 3)
+        assert told["data"]["since"] == site.ledger.queue(HUB)[0].ticket.since

@@ -167,8 +167,8 @@ def test_grants_and_decisions_about_gpus_come_back_and_are_logged(ledger: Ledger
     (kept,) = ledger.settings("lab")
     assert (kept.mode, kept.pool, kept.drained) == ("shared:4", None, setting.drained[:255])
     ledger.write_grants("lab", [], "root")
-    log = [(change.what, change.subject, change.before is None) for change in ledger.changes("lab")]
-    assert log == [("grant", "cv", False), ("gpu", ONE.uuid, True), ("grant", "cv", True)]
+    log = [(change.what, change.subject, change.after is None) for change in ledger.changes("lab")]
+    assert log == [("grant", "cv", True), ("gpu", ONE.uuid, False), ("grant", "cv", False)]
 
 
 def test_the_inventory_comes_back_as_it_was(ledger: Ledger) -> None:

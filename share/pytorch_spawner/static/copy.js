@@ -1,6 +1,6 @@
 // "Copy report": to the clipboard where the browser allows it, else into a box to copy from by hand.
 
-import { h } from "./server-view.js";
+import { h } from "./dom.js";
 
 export function copyButton(makeText) {
   const said = h("span", { class: "lab-quiet", role: "status" });

@@ -10,7 +10,6 @@ const STAGES = [
 ];
 const LEVELS = ["ok", "unknown", "warn", "fail"];
 const LIMITS = ["soft", "hard"];
-const MODES = { "max-autotune": "max-autotune", "reduce-overhead": "reduce-overhead" };
 const MAX_ROWS = 200;
 const MAX_SENTENCE = 600;
 const MAX_SECONDS = 1e7;
@@ -24,7 +23,7 @@ export function emptyState() {
     isUp: false,
     url: "",
     end: null, // {kind: "failed" | "stopped" | "cancelled", message, remedy, code, logTail, at}
-    queue: null, // {place, of, reason, expectedAt, since, canStartCpu, at}, as last heard
+    queue: null, // {place, of, reason, expectedAt, since, canStartCpu, isLive}, as last heard
     hasGpuNews: false,
     gpus: [],
     share: "",
@@ -53,7 +52,7 @@ export function add(state, event) {
   if (!event || typeof event !== "object") return state;
   // Number 0 is the present state of the queue, not an entry of the journal: it comes again and again.
   if (event.seq === 0 && event.kind === "queue" && isObject(event.data)) {
-    takeQueue(state, event.data, number(event.at));
+    takeQueue(state, event.data, number(event.at), true);
   }
   if (!(event.seq > state.seq)) return state;
   state.seq = event.seq;
@@ -67,7 +66,7 @@ export function add(state, event) {
 
 const FOLDERS = {
   queue(state, data, at) {
-    takeQueue(state, data, at);
+    takeQueue(state, data, at, false);
     state.last ??= at;
   },
 
@@ -166,11 +165,12 @@ const FOLDERS = {
   },
 };
 
-function takeQueue(state, data, at) {
-  // A journal that is read again holds the place of the beginning; the present one is newer.
-  if (state.queue && at < state.queue.at) return;
+// What is told live is the present, whatever the clocks say: a journal that is read again only holds
+// the place of the beginning.
+function takeQueue(state, data, at, isLive) {
+  if (state.queue?.isLive && !isLive) return;
   state.queue = {
-    at,
+    isLive,
     place: number(data.place, 1, 1e6),
     of: number(data.of, 1, 1e6),
     reason: text(data.reason, MAX_SENTENCE),
@@ -200,6 +200,7 @@ function takeGpus(state, data) {
       driver: text(gpu.driver),
       pool: text(gpu.pool),
       isSimulated: gpu.is_simulated === true,
+      migProfile: text(gpu.mig_profile),
       slots: number(gpu.slots, 2, 1000),
       slot: number(gpu.slot, 0, 999),
       slotMemory: number(gpu.slot_memory_mib, 0, 1e8),
@@ -247,15 +248,6 @@ export function countChecks(state) {
   return counts;
 }
 
-export function sayChecks(state) {
-  const counts = countChecks(state);
-  const parts = [`${counts.ok} fine`];
-  if (counts.fail) parts.push(plural(counts.fail, "problem"));
-  if (counts.warn) parts.push(plural(counts.warn, "note"));
-  if (counts.unknown) parts.push(`${counts.unknown} unknown`);
-  return parts.join(", ");
-}
-
 export function warmupProgress(state) {
   const targets = [...(state.warmup?.targets.values() ?? [])];
   const over = targets.filter(({ phase }) => !["planned", "running"].includes(phase)).length;
@@ -264,205 +256,6 @@ export function warmupProgress(state) {
 }
 
 // The verdict: what the person came to ask. tone is one of wait, ok, warn, bad, off.
-export function judge(state, who) {
-  if (state.end) return judgeEnd(state, who);
-  if (state.isUp) return judgeUp(state, who);
-  if (isQueueing(state)) return judgeQueue(state, who);
-  const next = nextStage(state);
-  const detail = state.seq ? `${next.doing}…` : "Waiting for the first news of it…";
-  return { tone: "wait", sentence: `${who.Your} server is starting.`, detail };
-}
-
-function judgeQueue({ queue }, who) {
-  return {
-    tone: "wait",
-    sentence: `${who.You} ${who.are} ${placeWords(queue)}.`,
-    detail: queue.reason || "The server starts by itself when a GPU is free.",
-  };
-}
-
-function placeWords({ place }) {
-  return place === null ? "in the queue" : `${ordinal(place)} in the queue`;
-}
-
-// Since when, and how long still: two times that run, so they are not part of the verdict, which is
-// read out when it changes.
-export function waiting({ queue }, now) {
-  const expected =
-    queue.expectedAt === null
-      ? "expected time unknown"
-      : queue.expectedAt <= now
-        ? "expected any moment"
-        : `expected at ${clockOrDay(queue.expectedAt, now)}, in ${lasting(queue.expectedAt - now)}`;
-  return { since: `Waiting for ${lasting(now - queue.since)}`, expected };
-}
-
-// For a tab in the background: the place first, since a tab shows little.
-export function title(state, who) {
-  if (!isQueueing(state)) return judge(state, who).sentence;
-  const place = placeWords(state.queue);
-  return place.charAt(0).toUpperCase() + place.slice(1);
-}
-
-function judgeEnd({ end }, who) {
-  if (end.kind === "failed") {
-    return {
-      tone: "bad",
-      sentence: end.message || `${who.Your} server did not start.`,
-      detail: end.remedy,
-    };
-  }
-  const verb = end.kind === "cancelled" ? "The start was cancelled." : "";
-  return {
-    tone: "off",
-    sentence: end.hasLeftQueue ? `${who.You} left the queue.` : verb || `${who.Your} server is stopped.`,
-    detail: "Files in the home directory are kept.",
-  };
-}
-
-function judgeUp(state, who) {
-  const counts = countChecks(state);
-  const isReady =
-    state.gpus.length === 0
-      ? `${who.Your} server is ready, without a GPU.`
-      : state.gpus.every(({ isSimulated }) => isSimulated)
-        ? `${who.Your} server is ready, with a simulated GPU.`
-        : state.gpus.length === 1
-          ? `${who.Your} GPU is ready.`
-          : `${who.Your} ${state.gpus.length} GPUs are ready.`;
-  if (counts.fail) {
-    return {
-      tone: "warn",
-      sentence: `${who.Your} server is ready, but ${plural(counts.fail, "check")} failed.`,
-      detail: "See below what to do. JupyterLab can be used meanwhile.",
-    };
-  }
-  return { tone: "ok", sentence: isReady, detail: upDetail(state, counts, who) };
-}
-
-function upDetail(state, counts, who) {
-  const { over, targets, isRunning } = warmupProgress(state);
-  if (isRunning && targets.length === 0) {
-    return `torch.compile warms up in the background once the checks are done; ${who.you} can start now.`;
-  }
-  if (isRunning) {
-    const done = `${over} of ${targets.length}`;
-    return `torch.compile is warming up in the background (${done}); ${who.you} can start now.`;
-  }
-  if (counts.warn) return `${plural(counts.warn, "note")} below; nothing that stops ${who.you}.`;
-  if (state.hasGpuNews && state.gpus.length === 0) {
-    return "It computes on the CPU: fine for code and small models.";
-  }
-  if (targets.some(({ phase }) => phase === "done")) return "torch.compile is warm.";
-  return "";
-}
-
-// ---- words --------------------------------------------------------------------------------------
-
-export function plural(count, noun) {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
-}
-
-export function ordinal(count) {
-  const tens = count % 100;
-  const ending = tens >= 11 && tens <= 13 ? "th" : ({ 1: "st", 2: "nd", 3: "rd" }[count % 10] ?? "th");
-  return `${count}${ending}`;
-}
-
-export function seconds(value) {
-  if (value === null || value === undefined) return "unknown";
-  if (value < 0.05) return "0 s";
-  if (value < 10) return `${value.toFixed(1)} s`;
-  if (value < 120) return `${Math.round(value)} s`;
-  return value < 7200 ? `${Math.round(value / 60)} min` : `${Math.round(value / 3600)} h`;
-}
-
-export function ago(at, now) {
-  const passed = Math.max(0, now - at);
-  return passed < 5 ? "just now" : `${seconds(Math.round(passed)).replace(".0", "")} ago`;
-}
-
-export function lasting(value) {
-  return seconds(Math.max(0, Math.floor(value))).replace(".0", "");
-}
-
-export function clock(at) {
-  return new Date(at * 1000).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
-}
-
-// "16:30", and with its day when that is not today.
-export function clockOrDay(at, now) {
-  const names = { weekday: "short", day: "numeric", month: "short" };
-  const day = (time) => new Date(time * 1000).toLocaleDateString([], names);
-  return day(at) === day(now) ? clock(at) : `${clock(at)} on ${day(at)}`;
-}
-
-export function exact(at) {
-  return new Date(at * 1000).toLocaleString();
-}
-
-export function gib(mib) {
-  if (mib === null) return "unknown";
-  const value = mib / 1024;
-  return value < 10 ? value.toFixed(1).replace(/\.0$/, "") : String(Math.round(value));
-}
-
-// "slot 2 of 4 · 20 GiB"; "" where the GPU is not cut into slots.
-export function slotWords({ slots, slot, slotMemory }) {
-  if (slots === null) return "";
-  const which = slot === null ? `one of ${slots} slots` : `slot ${slot + 1} of ${slots}`;
-  return slotMemory === null ? which : `${which} · ${gib(slotMemory)} GiB`;
-}
-
-export function compileMode(mode) {
-  return MODES[mode] ?? (mode === "default" ? "" : mode);
-}
-
-// What a helpdesk needs, as plain text.
-export function report(state, server, who, now) {
-  const verdict = judge(state, who);
-  const lines = [
-    `Server: ${server.user}/${server.server || "(default)"}`,
-    `Start: ${server.start || "unknown"}`,
-    `Image: ${server.image || "unknown"}`,
-    `Report made: ${new Date(now * 1000).toISOString()}`,
-    "",
-    `${verdict.sentence} ${verdict.detail}`.trim(),
-    "",
-    `Stages: ${state.stages.map((s) => `${s.label} ${seconds(s.seconds)}`).join(", ") || "none"}`,
-  ];
-  if (isQueueing(state)) {
-    const { place, of, since, expectedAt } = state.queue;
-    const when = expectedAt === null ? "unknown" : new Date(expectedAt * 1000).toISOString();
-    const where = `place ${place ?? "unknown"} of ${of ?? "unknown"}`;
-    lines.push(`Queue: ${where}, waiting ${lasting(now - since)}, expected ${when}`);
-  }
-  for (const gpu of state.gpus) {
-    const simulated = gpu.isSimulated ? ", simulated" : "";
-    const memory = gpu.memory === null ? "" : `, ${gib(gpu.memory)} GiB`;
-    const slot = slotWords(gpu) ? `, ${slotWords(gpu)}` : "";
-    lines.push(`GPU: ${gpu.name || "unnamed"}${memory}${slot}, ${gpu.uuid}, driver ${gpu.driver || "unknown"}${simulated}`);
-  }
-  if (state.limit) lines.push(`Memory limit: ${state.limit}`);
-  if (state.until !== null) lines.push(`GPU until: ${new Date(state.until * 1000).toISOString()}`);
-  if (state.why) lines.push(`Why: ${state.why}`);
-  if (state.hasGpuNews && state.gpus.length === 0) lines.push("GPU: none");
-  if (state.checks.size) lines.push("", `Checks: ${sayChecks(state)}`);
-  for (const check of state.checks.values()) {
-    if (check.phase !== "done") lines.push(`  running  ${check.code}`);
-    else lines.push(`  ${check.level.padEnd(7)}  ${check.code}: ${check.sentence}`);
-  }
-  const { targets } = warmupProgress(state);
-  if (targets.length) lines.push("", "Warm-up:");
-  for (const target of targets) {
-    const times = target.phase === "done" ? `cold ${seconds(target.cold)}, warm ${seconds(target.warm)}` : "";
-    lines.push(`  ${target.model} ${target.mode} ${target.phase} ${times} ${target.message}`.trimEnd());
-  }
-  if (state.end?.code) lines.push("", `Error code: ${state.end.code}`);
-  if (state.end?.logTail.length) lines.push("Last lines of the log:", ...state.end.logTail.map((line) => `  ${line}`));
-  return `${lines.join("\n")}\n`;
-}
-
 // Log lines may hold what somebody printed: hide the obvious.
 function mask(line) {
   return line

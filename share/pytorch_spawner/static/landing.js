@@ -1,8 +1,10 @@
 // The landing page: follows the service's event stream of one server.
 
-import { add, emptyState, isQueueing, report, title } from "./journal.js";
 import { copyButton } from "./copy.js";
-import { draw, drawNotice, h, mount, words } from "./server-view.js";
+import { h } from "./dom.js";
+import { add, emptyState, isQueueing } from "./journal.js";
+import { mayStartWithoutGpu, report, title, words } from "./said.js";
+import { draw, drawNotice, mount, withoutGpu } from "./server-view.js";
 
 const LONGEST_PAUSE_S = 30;
 
@@ -48,7 +50,9 @@ function primary({ config, state, isUnknown }) {
   if (isUnknown || state.end) {
     if (!config.isOwner) return [];
     const label = state.end?.kind === "failed" ? "Try again" : "Start it";
-    return [{ label, href: config.spawnUrl }];
+    const links = [{ label, href: config.spawnUrl }];
+    if (mayStartWithoutGpu(state)) links.push(withoutGpu(config));
+    return links;
   }
   // The hub takes such a request from its own pages only, so the choice is made there.
   if (isQueueing(state)) {

@@ -1,8 +1,10 @@
 // The hub's pending page: follows the hub's own progress stream, whose events carry our journal.
 
-import { add, emptyState, isQueueing, report, title, warmupProgress } from "./journal.js";
 import { copyButton } from "./copy.js";
-import { draw, drawNotice, h, mount, move, words } from "./server-view.js";
+import { h, move } from "./dom.js";
+import { add, emptyState, isQueueing, warmupProgress } from "./journal.js";
+import { mayStartWithoutGpu, report, title, words } from "./said.js";
+import { draw, drawNotice, mount, withoutGpu } from "./server-view.js";
 
 const GONE_WITHIN_S = 60;
 const LOOK_S = 0.5;
@@ -36,7 +38,7 @@ export function start(root, config) {
     const isQueued = isQueueing(page.state);
     arrange(page, isQueued);
     const open = isQueued ? [] : [{ label: "Open JupyterLab ▸", href: null }];
-    const primary = page.state.end ? [{ label: "Try again", href: config.spawnUrl }] : open;
+    const primary = page.state.end ? startAgain(page) : open;
     draw(page.parts, page.state, { config, now: now(), primary });
     document.title = `${title(page.state, words(config))}${isQueued ? " · Lab" : ""}`;
   };
@@ -45,10 +47,19 @@ export function start(root, config) {
   setInterval(page.redraw, 1000);
 }
 
+function startAgain({ config, state }) {
+  const links = [{ label: "Try again", href: config.spawnUrl }];
+  if (mayStartWithoutGpu(state)) links.push(withoutGpu(config));
+  return links;
+}
+
 // While queueing, what one can do instead of waiting stands beside the verdict.
 function arrange(page, isQueued) {
   const { cancel, cpu, parts, state } = page;
   cpu.hidden = !page.hasLeftQueue && !(isQueued && state.queue.canStartCpu);
+  // Beside "Try again" it is the second choice.
+  cpu.classList.toggle("btn-primary", !state.end);
+  for (const look of ["btn-lg", "btn-outline-contrast"]) cpu.classList.toggle(look, Boolean(state.end));
   cancel.hidden = Boolean(state.end);
   for (const look of ["btn-sm", "btn-outline-danger"]) cancel.classList.toggle(look, !isQueued);
   cancel.classList.toggle("btn-outline-contrast", isQueued);

@@ -39,7 +39,7 @@ def upgrade() -> None:
     op.create_table(
         "grants",
         sa.Column("hub", sa.String(64), primary_key=True),
-        sa.Column("id", sa.String(64), primary_key=True),
+        sa.Column("id", sa.String(96), primary_key=True),
         sa.Column("spec", sa.JSON, nullable=False),
         sa.Column("at", sa.Float, nullable=False),
     )

@@ -50,9 +50,9 @@ c.DummyAuthenticator.password = demo_password(lab_dir, f"http://127.0.0.1:{port}
 c.Authenticator.allow_all = True
 c.Authenticator.admin_users = {"admin"}
 
-# A class starts at nine. The hub's own limit of starts at a time (JupyterHub.concurrent_spawn_limit,
-# 100) counts those who only queue for a GPU, and refuses whoever comes after. So it is off (add_lab
-# does that), and this one bounds how many containers are started at a time.
+# A class starts at nine. The hub's own limit of starts (JupyterHub.concurrent_spawn_limit, 100)
+# counts those who only queue for a GPU, and refuses whoever comes after. So it is off (add_lab does
+# that), and this one bounds how many containers are started at a time.
 c.PyTorchSpawner.starts_at_once = 50
 
 # The image: build others with share/images/build, and offer several with

@@ -70,6 +70,33 @@ class Leased:
     gpus: tuple[Gpu, ...]
     why: str
 
+    @property
+    def sentence(self) -> str:
+        """What the student is told."""
+        names = ", ".join(gpu.name or gpu.uuid for gpu in self.gpus)
+        if len(self.gpus) == 1:
+            return f"{names} is yours."
+        return f"{len(self.gpus)} GPUs are yours: {names}."
+
+    def describe(self) -> list[dict[str, Any]]:
+        """The devices, best first, for the journal."""
+        return [
+            {
+                "uuid": gpu.uuid,
+                "index": gpu.index,
+                "name": gpu.name,
+                "memory_mib": gpu.memory_mib,
+                "driver": gpu.driver,
+                "pool": gpu.pool,
+                "is_simulated": gpu.is_simulated,
+                "mig_profile": gpu.mig_profile or None,
+                "slots": gpu.slots,
+                "slot": holding.slot if gpu.slots > 1 else None,
+                "slot_memory_mib": gpu.slot_memory_mib,
+            }
+            for gpu, holding in zip(self.gpus, self.lease.holdings, strict=True)
+        ]
+
 
 class _Waiter:
     """One start that waits in this process."""

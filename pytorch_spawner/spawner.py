@@ -1,17 +1,16 @@
 """PyTorchSpawner: a DockerSpawner that gives each server GPUs of its own, a uid of its own, a home.
 
-This file holds the hooks, each a few lines; the settings are in ``traits``. What is decided is
-decided in ``core``; what all spawners of a hub share (ledger, engine, inventory) is ``shared.Lab``.
+This file holds JupyterHub's hooks, each a few lines; the settings are in ``traits``, the life of
+one container is in ``container``. What is decided is decided in ``core``; what all spawners of a
+hub share (ledger, engine, queue, inventory) is ``shared.Lab``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from docker.errors import APIError, DockerException, NotFound
@@ -21,35 +20,27 @@ from traitlets import default
 
 from pytorch_spawner.adapters import engine
 from pytorch_spawner.adapters.hub import StartRefused
-from pytorch_spawner.adapters.readiness import answers
+from pytorch_spawner.container import ContainerSpawner
 from pytorch_spawner.core import identity, plan, request
-from pytorch_spawner.core.failures import explain_exit
-from pytorch_spawner.core.grants import Grant, Known, parse_grants
 from pytorch_spawner.core.journal import Event
-from pytorch_spawner.core.tickets import Policy, Wait
-from pytorch_spawner.dispatch import Leased, Rules
+from pytorch_spawner.core.tickets import Wait, describe_place
+from pytorch_spawner.dispatch import Leased
 from pytorch_spawner.errors import (
     BadRequest,
-    ContainerDied,
     EngineRefused,
     LabError,
     LedgerUnavailable,
     NotGranted,
-    NotReadyInTime,
 )
 from pytorch_spawner.failpoints import reach
 from pytorch_spawner.form import render_form
-from pytorch_spawner.gpu_source import Spec
 from pytorch_spawner.ledger.store import Start
-from pytorch_spawner.shared import Lab
-from pytorch_spawner.traits import LabTraits
+from pytorch_spawner.rules import gpu_spec, rules_of, trusted_image
 
-_READY_POLL_S = 0.05
-_ALIVE_POLL_S = 0.3
 _JOURNAL_POLL_S = 0.25
 
 
-class PyTorchSpawner(LabTraits):
+class PyTorchSpawner(ContainerSpawner):
     """Starts a PyTorch container per server: GPUs by UUID, non-root uid, own home, warm compile."""
 
     @default("options_form")
@@ -72,45 +63,11 @@ class PyTorchSpawner(LabTraits):
 
     _request: request.Request | None = None
     _start: Start | None = None
-    _plan: plan.ContainerPlan | None = None
     _auth_state: Mapping[str, Any] | None = None
-
-    @property
-    def lab(self) -> Lab:
-        """What all spawners of this hub share."""
-        return Lab.of(self.ledger_url, self.hub_id, self.client_kwargs)
-
-    @property
-    def login(self) -> str:
-        """What ``whoami`` says in the container."""
-        return identity.login_name(self.user.name)
-
-    @property
-    def home_path(self) -> str:
-        """The home's path in the container."""
-        return f"/home/{self.login}"
-
-    def template_namespace(self) -> dict[str, Any]:
-        names = super().template_namespace()
-        server = identity.server_slug(self.user.name, self.name)
-        return {**names, "slug": server, "lab_container": f"{self.hub_id}-{server}"}
-
-    def _gpu_spec(self) -> Spec:
-        return Spec(
-            static=tuple(self.inventory),
-            pools=self.gpu_pools,
-            modes=self.gpu_modes,
-            helper_image=self._trusted_image,
-        )
-
-    @property
-    def _trusted_image(self) -> str:
-        # Never the image that the student chose: helpers run as root or beside every home.
-        return str(self.helper_image or next(iter(self.images.values()), self.image))
 
     async def offer(self) -> request.Offer:
         """What this lab offers to this user now."""
-        inventory = await self.lab.gpus.offered(self._gpu_spec())
+        inventory = await self.lab.gpus.offered(gpu_spec(self))
         most = min(self.max_gpus, len([gpu for gpu in inventory.gpus if gpu.slots]))
         return request.Offer(
             images=self.images or {self.image: self.image},
@@ -125,28 +82,13 @@ class PyTorchSpawner(LabTraits):
     async def _granted(self) -> int | None:
         groups = [group.name for group in self.user.groups]
         try:
-            mine = await self.lab.queue.grants_of(self.user.name, groups, self._rules())
+            mine = await self.lab.queue.grants_of(self.user.name, groups, rules_of(self, self.lab))
         except LabError as error:
             self.log.warning("%s: the grants are not known: %s", self._log_name, error)
             return None
         return max((grant.count for grant in mine), default=0)
 
     # -- docker calls -----------------------------------------------------------------------
-
-    @property
-    def client(self) -> Any:
-        return self.lab.client
-
-    def docker(self, method: str, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
-        """Call a docker-py method in this server's lane: in order for it, not held up by others."""
-        return asyncio.wrap_future(
-            self.lab.lanes.submit(self.object_name, lambda: self._docker(method, *args, **kwargs))
-        )
-
-    async def _call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        return await asyncio.wrap_future(
-            self.lab.lanes.submit(self.object_name, lambda: function(self.client, *args, **kwargs))
-        )
 
     # -- the start, step by step --------------------------------------------------------------
 
@@ -195,7 +137,7 @@ class PyTorchSpawner(LabTraits):
         began = time.monotonic()
         try:
             leased = await self.lab.queue.acquire(
-                start, wanted.on_busy, self._rules(), self._tell_queue
+                start, wanted.on_busy, rules_of(self, self.lab), self._tell_queue
             )
         except LabError as error:
             instead = _without_gpu_because(error, wanted)
@@ -207,69 +149,21 @@ class PyTorchSpawner(LabTraits):
         await self._tell_gpus(leased, time.monotonic() - began)
         return leased
 
-    def _rules(self) -> Rules:
-        spec = self._gpu_spec()
-        return Rules(
-            inventory=lambda: self.lab.gpus.read(spec),
-            grants=parse_grants(
-                self.grants, Known(), source="config", default_count=max(1, self.max_gpus)
-            ),
-            policy=Policy(
-                preference=self.preference,
-                patience_s=self.patience_s,
-                max_lease_s=self.max_lease_s or None,
-            ),
-            of_groups={group.name: self._grant_of(group) for group in self.user.groups},
-        )
-
-    def _grant_of(self, group: Any) -> Grant | None:
-        """The grant in a JupyterHub group's properties; a wrong one is logged and left out."""
-        said = (group.properties or {}).get("pytorch_spawner_grant")
-        if said is None:
-            return None
-        try:
-            row = {**dict(said), "to": "group", "subject": group.name}
-            row["id"] = identity.slug(group.name)
-            (grant,) = parse_grants(
-                [row], Known(), source="group", default_count=max(1, self.max_gpus)
-            )
-        except (BadRequest, TypeError, ValueError) as error:
-            self.log.warning("the property of group %s is no grant: %s", group.name, error)
-            return None
-        return grant
-
     async def _tell_queue(self, wait: Wait) -> None:
         if self._start is not None:
-            await self.lab.note(self._start, "queue", queue_event(wait))
+            await self.lab.note(self._start, "queue", describe_place(wait))
 
     async def _tell_gpus(self, leased: Leased, waited_s: float) -> None:
-        gpus = leased.gpus
-        names = ", ".join(gpu.name or gpu.uuid for gpu in gpus)
         limit = await self._limit(leased)
         await self._tell(
             "gpu",
-            f"{names} is yours." if len(gpus) == 1 else f"{len(gpus)} GPUs are yours: {names}.",
-            share="slot" if any(gpu.slots > 1 for gpu in gpus) else "whole",
+            leased.sentence,
+            share="slot" if any(gpu.slots > 1 for gpu in leased.gpus) else "whole",
             why=leased.why,
             until=leased.lease.until,
             waited_s=round(waited_s, 2),
             limit=limit.kind or None,
-            gpus=[
-                {
-                    "uuid": gpu.uuid,
-                    "index": gpu.index,
-                    "name": gpu.name,
-                    "memory_mib": gpu.memory_mib,
-                    "driver": gpu.driver,
-                    "pool": gpu.pool,
-                    "is_simulated": gpu.is_simulated,
-                    "mig_profile": gpu.mig_profile or None,
-                    "slots": gpu.slots,
-                    "slot": holding.slot if gpu.slots > 1 else None,
-                    "slot_memory_mib": gpu.slot_memory_mib,
-                }
-                for gpu, holding in zip(gpus, leased.lease.holdings, strict=True)
-            ],
+            gpus=leased.describe(),
         )
 
     async def _limit(self, leased: Leased | None) -> plan.MemoryLimit:
@@ -397,179 +291,13 @@ class PyTorchSpawner(LabTraits):
         owner = identity.slug(self.user.name)
         home = self._home()
         cache = engine.Place(volume=f"{self.hub_id}-cache-{owner}")
-        helper = self._trusted_image
+        helper = trusted_image(self)
         made = await self.lab.prepare(
             (home, cache), who, helper, self.object_name, pull=lambda: self.pull_image(helper)
         )
         if made:
             await self._tell("home", "Your home directory is ready.")
         return {home.source: self.home_path, cache.source: plan.CACHE_DIR}
-
-    async def check_allowed(self, image: str) -> str:
-        """The request was checked against the offer; DockerSpawner must not look again."""
-        return self._request.image if self._request else image
-
-    def get_env(self) -> dict[str, Any]:
-        env = super().get_env()
-        return plan.lay_over(env, self._plan.environment) if self._plan else env
-
-    async def get_command(self) -> list[str]:
-        """The image's own command behind the agent, which becomes it (exec) at once."""
-        if self.cmd:
-            command = [*self.cmd, *self.get_args()]
-        else:
-            image = await self.docker("inspect_image", self.image)
-            command = [*(image["Config"].get("Cmd") or ["jupyterhub-singleuser"]), *self.get_args()]
-        return ["python3", plan.AGENT_PATH, "--", *command]
-
-    async def create_object(self) -> Any:
-        """Create the container: the plan, laid over the admin's own extra settings."""
-        if self._plan is None:
-            raise RuntimeError("create_object() without a plan")
-        extra_create = await self._resolved(self.extra_create_kwargs)
-        extra_host = await self._resolved(self.extra_host_config)
-        create, host = plan.merge(self._plan, extra_create, extra_host)
-        ours = _escaped({place: dict(mount) for place, mount in self._plan.volumes.items()})
-        settings = {
-            "extra_create_kwargs": _escaped(create),
-            "extra_host_config": _escaped(host),
-            "volumes": {**self.volumes, **ours},
-        }
-        kept = {name: getattr(self, name) for name in settings}
-        for name, value in settings.items():
-            setattr(self, name, value)
-        try:
-            created = await super().create_object()
-            reach("container-created")
-            return created
-        finally:
-            for name, value in kept.items():
-                setattr(self, name, value)
-
-    async def _resolved(self, setting: Any) -> dict[str, Any]:
-        value = self._eval_if_callable(setting)
-        if inspect.isawaitable(value):
-            value = await value
-        rendered = self._render_templates(value)
-        return dict(rendered)
-
-    async def start_object(self) -> None:
-        """Copy the agent, the CA and the user's name in, then start."""
-        if self._plan is None:
-            raise RuntimeError("start_object() without a plan")
-        uid, gid = map(int, self._plan.user.split(":"))
-        who = identity.Identity(uid, gid, "")
-        names = await self.lab.image_names(self.object_id, self.image, self.object_name)
-        files = {
-            plan.AGENT_PATH: (self.lab.agent, 0o444),
-            "/etc/passwd": (
-                identity.passwd_with(names[0], who, self.login, self.home_path).encode(),
-                0o644,
-            ),
-            "/etc/group": (identity.group_with(names[1], who, self.login).encode(), 0o644),
-        }
-        if self.ca_bundle:
-            files[plan.CA_PATH] = (await asyncio.to_thread(Path(self.ca_bundle).read_bytes), 0o444)
-        await self._call(engine.put_files, self.object_id, files)
-        reach("files-copied")
-        await super().start_object()
-
-    async def remove_object(self) -> None:
-        """Remove the container and wait until its name is free again."""
-        await self._call(engine.remove, self.object_id or self.object_name)
-
-    async def _wait_until_ready(self, url: str, timeout_s: float) -> str:
-        """Poll until the server answers, and watch at the same time whether the container lives.
-
-        Side by side, because a connection to the address of a container that just died hangs until
-        it times out, and the student would wait for the reason.
-        """
-        ready = asyncio.create_task(self._poll_until_ready(url))
-        death = asyncio.create_task(self._watch_for_death())
-        try:
-            done, _ = await asyncio.wait(
-                {ready, death}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            ready.cancel()
-            death.cancel()
-        if ready in done:
-            return ready.result()
-        if death in done:
-            await death  # raises
-        raise NotReadyInTime(
-            f"The container runs, but JupyterLab did not answer within {timeout_s:.0f} s. Try "
-            "again; if it happens again, show this to an admin.",
-            log_tail=await self._log_tail(),
-        )
-
-    async def _poll_until_ready(self, url: str) -> str:
-        base = self.server.base_url if self.server else "/"
-        while True:
-            if url.startswith("http://:"):  # it has no address yet
-                ip, port = await self.get_ip_and_port()
-                url = f"http://{ip}:{port}"
-            elif await answers(f"{url}{base}api"):
-                return url
-            await asyncio.sleep(_READY_POLL_S)
-
-    async def _watch_for_death(self) -> None:
-        while True:
-            ended = await self._call(engine.ending, self.object_id)
-            if ended is not None:
-                raise ContainerDied(
-                    explain_exit(
-                        ended.exit_code,
-                        was_out_of_memory=ended.was_out_of_memory,
-                        log_tail=ended.log_tail,
-                    ),
-                    detail=f"exit code {ended.exit_code}",
-                    log_tail=ended.log_tail,
-                )
-            await asyncio.sleep(_ALIVE_POLL_S)
-
-    async def _log_tail(self) -> tuple[str, ...]:
-        raw = await self.docker("logs", self.object_id, tail=40)
-        return engine.tail_of(raw)
-
-    async def get_url(self) -> str:
-        """Where the server is now: a container's address changes when it or the engine restarts."""
-        stored = str(self.server.url)
-        try:
-            await self.get_object()
-            ip, port = await self.get_ip_and_port()
-        except (APIError, DockerException, KeyError, TypeError, RuntimeError):
-            return stored
-        return f"http://{ip}:{port}{self.server.base_url}" if ip else stored
-
-    async def get_object(self) -> Any:
-        """Look for the container by name; only "not found" means that there is none.
-
-        DockerSpawner takes an engine's error 500 for a container that is gone, and the hub would
-        end a training for it.
-        """
-        try:
-            found = await self.docker("inspect_container", self.object_name)
-        except NotFound:
-            self.object_id = ""
-            return None
-        self.object_id = found[self.object_id_key]
-        return found
-
-    async def poll(self) -> Any:
-        """None while the container runs, or while the engine cannot say otherwise.
-
-        A hub must not take an engine that restarts for a user's server that stopped: the container
-        may well be running, and would go on holding its GPU unseen.
-        """
-        try:
-            with engine.translated():
-                return await super().poll()
-        except LabError as error:
-            if not self.server:
-                return 1
-            self.log.warning("%s: the engine cannot say whether it runs: %s", self._log_name, error)
-            return None
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -669,7 +397,7 @@ class PyTorchSpawner(LabTraits):
                     yield {
                         "progress": shown,
                         "message": f"You are number {place.place} in the queue. {place.reason}",
-                        "lab": Event(0, time.time(), "queue", queue_event(place)).as_json(),
+                        "lab": Event(0, time.time(), "queue", describe_place(place)).as_json(),
                     }
                 told = place
             await asyncio.sleep(_JOURNAL_POLL_S)
@@ -690,19 +418,6 @@ class PyTorchSpawner(LabTraits):
     def clear_state(self) -> None:
         super().clear_state()
         self._plan = None
-
-
-def queue_event(wait: Wait) -> dict[str, Any]:
-    """What a start in the queue is told, as an event of kind "queue"."""
-    return {
-        "place": wait.place,
-        "of": wait.of,
-        "ahead": wait.place - 1,
-        "reason": wait.reason,
-        "expected_at": wait.expected_at,
-        "since": wait.ticket.since,
-        "can_start_cpu": True,
-    }
 
 
 def _without_gpu_because(error: LabError, wanted: request.Request) -> str:
@@ -735,14 +450,3 @@ async def _apply_user_options(spawner: PyTorchSpawner, options: Mapping[str, Any
         spawner._request = request.parse(options or {}, await spawner.offer())
     except LabError as error:
         raise StartRefused.of(error) from error
-
-
-def _escaped(value: Any) -> Any:
-    """Double the braces of every text, because DockerSpawner formats it once more."""
-    if isinstance(value, str):
-        return value.replace("{", "{{").replace("}", "}}")
-    if isinstance(value, dict):
-        return {_escaped(key): _escaped(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return type(value)(_escaped(item) for item in value)
-    return value

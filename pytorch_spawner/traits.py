@@ -108,14 +108,16 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
 
     grants = List(
         Dict(),
-        [{"id": "everyone", "to": "everyone"}],
+        [{"id": "everyone", "to": "everyone", "count": 64}],
         config=True,
         help="""
         Who may have which GPUs, beside the grants in the ledger (``pytorch-spawner grants``).
-        Default: everyone may have up to ``max_gpus`` of any pool. Empty: only the ledger's grants.
+        Default: everyone may have any number of GPUs (``max_gpus`` bounds one server). Empty: only
+        the ledger's grants.
 
         Keys: ``id``, ``to`` ("user", "group", "everyone"), ``subject``, ``pool`` or ``gpus``
-        (UUIDs, then reserved for it), ``count`` (default ``max_gpus``), ``share`` ("any",
+        (UUIDs, then reserved for it), ``count`` (most that one person holds; default
+        ``max_gpus``; 64 means any number), ``share`` ("any",
         "whole", "slot", "mig:<profile>"), ``priority`` (-100 to 100), ``weekly_gpu_hours``,
         ``max_lease_s``, ``valid_from``, ``valid_until``, ``images``. A JupyterHub group gives a
         grant too, by its property ``pytorch_spawner_grant`` with the same keys.

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from pytorch_spawner import simulate
 from pytorch_spawner.cli import gpus, grants, look, queue
 from pytorch_spawner.cli.common import Said
 from pytorch_spawner.errors import BadRequest, LabError
@@ -16,12 +17,14 @@ from pytorch_spawner.errors import BadRequest, LabError
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0 fine, 1 something is wrong, 2 wrong usage."""
     options = parser().parse_args(words)
-    run: Callable[[argparse.Namespace], Said] = options.run
+    run: Callable[[argparse.Namespace], Said | int] = options.run
     try:
         said = run(options)
     except LabError as error:
         _complain(error)
         return 1
+    if isinstance(said, int):
+        return said  # it has printed by itself, while it ran
     try:
         print(json.dumps(said.data, indent=1) if options.json else "\n".join(said.lines))
     except BrokenPipeError:  # `pytorch-spawner journal ana | head`
@@ -47,4 +50,5 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="command")
     for module in (look, gpus, grants, queue):
         module.add_to(commands)
+    simulate.add_to(commands)
     return top

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytorch_spawner.core.gpus import GpuUuid
 from pytorch_spawner.core.placement import Board, Kind
@@ -24,7 +24,7 @@ class Line:
         """Add the next in order, and what is known of its time."""
         if kind not in self._counts:
             self._meet(kind)
-        ahead = sum(self._counts[rival] for rival in self._rivals[kind])
+        ahead = sum(map(self._counts.__getitem__, self._rivals[kind]))
         self._counts[kind] += 1
         self._rows.append((ticket, kind, ahead + 1, at, after, trouble))
 
@@ -47,8 +47,7 @@ class Line:
             yield Wait(ticket, place, totals[kind], at, after, trouble)
 
 
-@dataclass(frozen=True, slots=True)
-class Expectation:
+class Expectation(NamedTuple):
     """When a ticket should be served: at what time, after whom, with which devices."""
 
     at: float | None
@@ -118,6 +117,13 @@ class Forecast:
             beside: Devices that are kept already, and are not counted again.
         """
         heap = self._heap(kind)
+        if count == 1 and not beside:  # as most ask
+            while heap:
+                at_, number, who, gpu = heapq.heappop(heap)
+                if number not in self._used:
+                    self._used.add(number)
+                    return Expectation(max(at_, now), who, (gpu,))
+            return Expectation(None)
         at, after = now, ""
         gpus: list[GpuUuid] = []
         again = []

@@ -33,6 +33,8 @@ from pytorch_spawner.core.gpus import GPU_UUID, MIG_PROFILE, GpuUuid, Inventory
 from pytorch_spawner.errors import BadRequest
 
 PRIORITIES: Final = (-100, 100)
+# No server holds more; as a grant's count it sets no limit of its own.
+MAX_COUNT: Final = 64
 # Their ids begin with the source, so that no admin's grant ever takes the place of one of these.
 _PREFIXED: Final = ("config", "group")
 _ORDER: Final = {"user": 0, "group": 1, "everyone": 2}
@@ -51,7 +53,8 @@ class Grant:
         subject: Name of the user or group; "" for everyone.
         pool: Only GPUs of this pool; "" for any.
         gpus: Only these GPUs, which are then reserved for this grant; empty for any of the pool.
-        count: Most GPUs (or slots, or MIG instances) that one person holds through it, >= 1.
+        count: Most GPUs (or slots, or MIG instances) that one person holds through it, 1 to
+            ``MAX_COUNT``, which means any number.
         share: "any", "whole", "slot" or "mig:<profile>".
         priority: -100 to 100; the higher is served first.
         weekly_gpu_hours: GPU-hours a person may hold a week (Monday to Sunday, UTC); a slot of N
@@ -144,7 +147,7 @@ class GrantSpec(BaseModel):
     subject: _Name = ""
     pool: _Name = ""
     gpus: Annotated[list[str], Field(max_length=64)] = []
-    count: Annotated[int, Field(ge=1, le=64)] = 1
+    count: Annotated[int, Field(ge=1, le=MAX_COUNT)] = 1
     share: str = "any"
     priority: Annotated[int, Field(ge=PRIORITIES[0], le=PRIORITIES[1])] = 0
     weekly_gpu_hours: Annotated[float, Field(gt=0, le=100_000, allow_inf_nan=False)] | None = None
@@ -399,6 +402,8 @@ def count_of(count: int, share: str) -> str:
     if share.startswith("mig:"):
         return f"{count} MIG {share[4:]} instance" + ("" if count == 1 else "s")
     noun = "slot" if share == "slot" else "GPU"
+    if count >= MAX_COUNT:
+        return f"any number of {noun}s"
     return f"{count} {noun}" + ("" if count == 1 else "s")
 
 
@@ -452,7 +457,7 @@ def explain_one(person: str, grant: Grant, inventory: Inventory, used_h: float) 
         where = f" on {', '.join(grant.gpus)}"
     else:
         where = f" on pool {grant.pool}" if grant.pool else ""
-    most = "at most " if grant.count > 1 else ""
+    most = "at most " if 1 < grant.count < MAX_COUNT else ""
     text = f"{person} gets {most}{what}{where}, priority {grant.priority}, because {grant.whose}"
     if grant.weekly_gpu_hours is not None:
         left = max(0.0, grant.weekly_gpu_hours - used_h)

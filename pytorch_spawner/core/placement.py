@@ -108,21 +108,6 @@ def with_settings(
     return Inventory(tuple(gpus), inventory.reason)
 
 
-# A key function each: the algorithm is written once, and ties break on the UUID, so that the same
-# input gives the same answer whatever order the driver lists devices in. ``used`` is the number of
-# slots in use; memory is what one holder gets.
-Preference = Callable[[Gpu, int], tuple[int, ...]]
-PREFERENCES: Final[Mapping[str, Preference]] = {
-    # The smallest that will do, the fullest shared GPU first: large and empty ones stay free.
-    "pack": lambda gpu, used: (gpu.slot_memory_mib or 0, -used, gpu.index),
-    # The emptiest first: neighbours share as little as possible.
-    "spread": lambda gpu, used: (used, gpu.slot_memory_mib or 0, gpu.index),
-    # The largest first, for labs whose users should get the best that is free.
-    "largest": lambda gpu, used: (-(gpu.slot_memory_mib or 0), used, gpu.index),
-    "index": lambda gpu, _used: (gpu.index,),
-}
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Kind:
     """What devices a request may be served with, under one grant.
@@ -142,13 +127,12 @@ class Kind:
     share: str
     grant: str = ""
 
-    def fits(self, gpu: Gpu, reserved: Mapping[str, Collection[str]]) -> bool:
-        """Whether a device is of this kind, in service or not."""
+    def fits(self, gpu: Gpu, slots: int, reserved: Mapping[str, Collection[str]]) -> bool:
+        """Whether a device that is cut into so many slots is of this kind, in service or not."""
         if (self.pool and gpu.pool != self.pool) or (self.pins and gpu.uuid not in self.pins):
             return False
         if gpu.uuid in reserved and self.grant not in reserved[gpu.uuid]:
             return False
-        slots = gpu.slots
         if slots == 0:
             return False
         if self.share == "whole":
@@ -161,24 +145,49 @@ class Kind:
 
 
 class Device:
-    """One device while a decision is made."""
+    """One device while a decision is made.
 
-    __slots__ = ("free", "gpu", "is_open", "reserved_until", "used")
+    Attributes:
+        gpu: What it is.
+        slots: Into how many it is cut.
+        each_mib: What one holder gets of its memory; 0 where unknown.
+        free: The slots that nobody holds.
+        used: How many are held.
+        is_open: It is in service.
+        reserved_until: None: not reserved. Else the Unix time at which a waiting ticket is expected
+            to need it.
+    """
+
+    __slots__ = ("each_mib", "free", "gpu", "is_open", "reserved_until", "slots", "used")
 
     def __init__(self, gpu: Gpu, taken: Collection[int]) -> None:
         self.gpu = gpu
+        self.slots = gpu.slots
+        self.each_mib = gpu.slot_memory_mib or 0
         # The lowest slot first, so that the numbers people see stay small.
-        slots = gpu.slots
-        self.free = [slot for slot in range(slots - 1, -1, -1) if slot not in taken]
-        self.used = slots - len(self.free)
+        self.free = [slot for slot in range(self.slots - 1, -1, -1) if slot not in taken]
+        self.used = self.slots - len(self.free)
         self.is_open = not gpu.drained and not gpu.health
-        # None: not reserved. Else the time at which a waiting ticket is expected to need it.
         self.reserved_until: float | None = None
 
     @property
     def has_room(self) -> bool:
         """Whether somebody could be given a slot of it, were it not reserved."""
         return self.is_open and bool(self.free)
+
+
+# A key function each: the algorithm is written once, and ties break on the UUID, so that the same
+# input gives the same answer whatever order the driver lists devices in.
+Preference = Callable[[Device], tuple[int, ...]]
+PREFERENCES: Final[Mapping[str, Preference]] = {
+    # The smallest that will do, the fullest shared GPU first: large and empty ones stay free.
+    "pack": lambda device: (device.each_mib, -device.used, device.gpu.index),
+    # The emptiest first: neighbours share as little as possible.
+    "spread": lambda device: (device.used, device.each_mib, device.gpu.index),
+    # The largest first, for labs whose users should get the best that is free.
+    "largest": lambda device: (-device.each_mib, device.used, device.gpu.index),
+    "index": lambda device: (device.gpu.index,),
+}
 
 
 class Board:
@@ -203,6 +212,9 @@ class Board:
         ordered = sorted(inventory.gpus, key=lambda gpu: (gpu.index, gpu.uuid))
         self.devices = [Device(gpu, taken.get(gpu.uuid, ())) for gpu in ordered]
         self.by_uuid = {device.gpu.uuid: device for device in self.devices}
+        self._by_pool: dict[str, list[Device]] = {}
+        for device in self.devices:
+            self._by_pool.setdefault(device.gpu.pool, []).append(device)
         self._reserved = reserved
         self._key = PREFERENCES[preference]
         self._kinds: dict[tuple[object, ...], Kind] = {}
@@ -222,7 +234,10 @@ class Board:
         """The devices of a kind, in service or not."""
         found = self._of_kind.get(kind)
         if found is None:
-            found = [device for device in self.devices if kind.fits(device.gpu, self._reserved)]
+            of_pool = self._by_pool.get(kind.pool, []) if kind.pool else self.devices
+            found = [
+                device for device in of_pool if kind.fits(device.gpu, device.slots, self._reserved)
+            ]
             self._of_kind[kind] = found
         return found
 
@@ -280,13 +295,13 @@ class Board:
         return None
 
     def _rank(self, device: Device) -> tuple[tuple[int, ...], str]:
-        return self._key(device.gpu, device.used), device.gpu.uuid
+        return self._key(device), device.gpu.uuid
 
     def take(self, device: Device) -> Holding:
         """Use one slot of a device."""
         slot = device.free.pop()
         device.used += 1
-        return Holding(device.gpu.uuid, slot, device.gpu.slots)
+        return Holding(device.gpu.uuid, slot, device.slots)
 
     def gather(self, kind: Kind, count: int) -> tuple[Kind, list[Device]]:
         """Choose what a waiting ticket should keep: the pool with the most devices with room.

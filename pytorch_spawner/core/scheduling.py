@@ -2,6 +2,8 @@
 
 Order of the queue: tickets that have waited longer than the policy's patience come first, in order
 of arrival; then by priority, then by decayed past use (fair share, in steps), then by arrival.
+A server that comes back to what is kept for it after a crash gets it back out of turn, before
+anybody is told a time.
 
 No starvation: a ticket that cannot be served keeps the devices it could already have (they are
 reserved for it), and nobody behind it gets them, except a lease that is sure to end before the
@@ -13,13 +15,23 @@ Nothing here reads a clock: ``now`` comes from the ledger, where it never runs b
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
+from pytorch_spawner.core.entitlement import Entitlements, Option
 from pytorch_spawner.core.forecast import Expectation, Forecast, Line
 from pytorch_spawner.core.gpus import Gpu, Inventory
-from pytorch_spawner.core.grants import Grant, GrantBook, count_of, covers, explain_one, hours
+from pytorch_spawner.core.grants import Grant, GrantBook, explain_one
 from pytorch_spawner.core.placement import Board, Device, Holding, Kind
+from pytorch_spawner.core.refusals import (
+    Refused,
+    beyond_the_lab,
+    holds_all,
+    hours_used_up,
+    no_gpu_at_all,
+    not_covered,
+    not_in_time,
+    out_of_service,
+)
 from pytorch_spawner.core.tickets import (
     Decisions,
     Give,
@@ -46,25 +58,6 @@ __all__ = [
 
 # A lease shorter than this is of no use to anybody: who has less left in the week is refused.
 _SHORTEST_LEASE_S: Final = 60.0
-_TOO_LATE: Final = (
-    "No GPU is expected to be free before your grant ends (grant of {}). It may be, when somebody "
-    "stops their server; or start without a GPU."
-)
-
-
-@dataclass(frozen=True, slots=True)
-class _Option:
-    """One way in which a ticket may be served."""
-
-    grant: Grant
-    kind: Kind
-    longest_s: float | None
-
-
-class _Refused(Exception):
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def schedule(  # noqa: PLR0913  (what a decision depends on, each by its name)
@@ -128,7 +121,7 @@ class _Pass:
         self.forecast = Forecast(self.board, self.leases)
         self.troubles: dict[tuple[Kind, int], str] = {}
         self.failed: set[tuple[Kind, int, float | None]] = set()
-        self.options: dict[tuple[object, ...], tuple[_Option, ...]] = {}
+        self.entitlements = Entitlements(grants, self.board, policy.max_lease_s, now)
         self.give: list[Give] = []
         self.refuse: list[Refuse] = []
 
@@ -143,7 +136,7 @@ class _Pass:
                 continue
             try:
                 options = self._options(ticket)
-            except _Refused as refused:
+            except Refused as refused:
                 self.refuse.append(Refuse(ticket, refused.code, str(refused)))
                 continue
             given = self._place(ticket, options)
@@ -161,7 +154,7 @@ class _Pass:
         """Decide about a server that something is kept for; False where it queues like others."""
         try:
             given = self._resume(ticket, self._options(ticket))
-        except _Refused as refused:
+        except Refused as refused:
             self.refuse.append(Refuse(ticket, refused.code, str(refused)))
             return True
         if given is not None:
@@ -182,83 +175,39 @@ class _Pass:
         return (1, -self._priority(ticket), step, ticket.seq)
 
     def _priority(self, ticket: Ticket) -> int:
-        priorities = [option.grant.priority for option in self._covering(ticket)]
+        priorities = [option.grant.priority for option in self.entitlements.of(ticket)]
         return max(priorities, default=0) + ticket.boost
 
     # -- what a ticket may have -------------------------------------------------------------
 
-    def _covering(self, ticket: Ticket) -> tuple[_Option, ...]:
-        """Options by the grants alone; the same for everybody of the same groups and wishes."""
-        key: tuple[object, ...] = (
-            ticket.username if self.grants.has_personal(ticket.username) else None,
-            ticket.groups,
-            ticket.gpus,
-            ticket.share,
-            ticket.pool,
-            ticket.image,
-        )
-        found = self.options.get(key)
-        if found is None:
-            found = tuple(
-                self._option(grant, ticket)
-                for grant in self.grants.for_person(ticket.username, ticket.groups, self.now)
-                if not covers(
-                    grant,
-                    gpus=ticket.gpus,
-                    share=ticket.share,
-                    pool=ticket.pool,
-                    image=ticket.image,
-                )
-                and self._pins_fit(grant, ticket)
-            )
-            self.options[key] = found
-        return found
-
-    def _pins_fit(self, grant: Grant, ticket: Ticket) -> bool:
-        if not grant.gpus or not ticket.pool:
-            return True
-        pinned = (self.inventory.get(uuid) for uuid in grant.gpus)
-        return any(gpu is not None and gpu.pool == ticket.pool for gpu in pinned)
-
-    def _option(self, grant: Grant, ticket: Ticket) -> _Option:
-        kind = self.board.kind(
-            grant.pool or ticket.pool,
-            grant.gpus,
-            grant.share if ticket.share == "any" else ticket.share,
-            grant.id if grant.gpus else "",
-        )
-        limits = [
-            limit
-            for limit in (
-                self.policy.max_lease_s,
-                grant.max_lease_s,
-                None if grant.valid_until is None else grant.valid_until - self.now,
-            )
-            if limit is not None
-        ]
-        return _Option(grant, kind, min(limits, default=None))
-
-    def _options(self, ticket: Ticket) -> tuple[_Option, ...]:
+    def _options(self, ticket: Ticket) -> list[Option]:
         """What is left of the options once the person's own holdings and hours are counted."""
-        covering = self._covering(ticket)
-        if not covering:
-            raise self._nothing(ticket)
-        possible = [
-            option for option in covering if self.board.most_at_once(option.kind) >= ticket.gpus
-        ]
-        if not possible:
-            raise self._never(ticket, covering)
-        left = [option for option in possible if self._has_hours(ticket, option.grant)]
-        if not left:
-            raise self._hours_gone(possible[0].grant)
+        covering = self.entitlements.of(ticket)
         room = [
             option
-            for option in left
-            if self._held(ticket, option.grant) + ticket.gpus <= option.grant.count
+            for option in covering
+            if option.most >= ticket.gpus
+            and self._has_hours(ticket, option.grant)
+            and self._held(ticket, option.grant) + ticket.gpus <= option.grant.count
         ]
         if not room:
-            raise self._has_all(ticket, left[0].grant)
-        return tuple(room)
+            raise self._refused(ticket, covering)
+        return room
+
+    def _refused(self, ticket: Ticket, covering: Sequence[Option]) -> Refused:
+        """Which of the conditions none of the options meets."""
+        if not covering:
+            return not_covered(ticket, self.entitlements.grants_of(ticket))
+        possible = [option for option in covering if option.most >= ticket.gpus]
+        if not possible:
+            if not self.inventory.gpus:
+                return no_gpu_at_all(self.inventory.reason)
+            most = max(option.most for option in covering)
+            return beyond_the_lab(ticket, covering[0].kind, most)
+        left = [option.grant for option in possible if self._has_hours(ticket, option.grant)]
+        if not left:
+            return hours_used_up(possible[0].grant)
+        return holds_all(ticket, left[0], self._held(ticket, left[0]), self.leases)
 
     def _held(self, ticket: Ticket, grant: Grant) -> int:
         held = self.held_count.get((ticket.username, grant.id), 0)
@@ -277,7 +226,7 @@ class _Pass:
 
     # -- serving ----------------------------------------------------------------------------
 
-    def _resume(self, ticket: Ticket, options: tuple[_Option, ...]) -> Give | None:
+    def _resume(self, ticket: Ticket, options: Sequence[Option]) -> Give | None:
         """Give a server that ended unexpectedly what was kept for it, out of turn."""
         kept = self.kept.pop(ticket.server, None)
         if kept is None:  # two tickets of one server, and the other one was first
@@ -292,7 +241,7 @@ class _Pass:
             or any(
                 device is None
                 or not device.is_open
-                or not option.kind.fits(device.gpu, self.reserved)
+                or not option.kind.fits(device.gpu, device.slots, self.reserved)
                 for device in devices
             )
         ):
@@ -302,7 +251,7 @@ class _Pass:
         self.forecast.forget(kept.id)
         return self._given(ticket, option, gpus, kept.holdings, resumed=kept)
 
-    def _place(self, ticket: Ticket, options: tuple[_Option, ...]) -> Give | None:
+    def _place(self, ticket: Ticket, options: Sequence[Option]) -> Give | None:
         if ticket.is_away:
             return None
         for option in options:
@@ -322,7 +271,7 @@ class _Pass:
     def _given(
         self,
         ticket: Ticket,
-        option: _Option,
+        option: Option,
         gpus: tuple[Gpu, ...],
         holdings: tuple[Holding, ...],
         *,
@@ -353,14 +302,14 @@ class _Pass:
             resumes="" if resumed is None else resumed.id,
         )
 
-    def _in_service(self, ticket: Ticket, options: tuple[_Option, ...]) -> _Option:
+    def _in_service(self, ticket: Ticket, options: Sequence[Option]) -> Option:
         """The option to wait for: the first for which enough devices are in service."""
         for option in options:
             if self.board.most_at_once(option.kind, in_service=True) >= ticket.gpus:
                 return option
         return options[0]
 
-    def _expect(self, ticket: Ticket, option: _Option, *, is_only: bool) -> tuple[Expectation, str]:
+    def _expect(self, ticket: Ticket, option: Option, *, is_only: bool) -> tuple[Expectation, str]:
         """When a waiting ticket should be served; what is free already is kept for it."""
         trouble = self._trouble(option.kind, ticket.gpus)
         if trouble or ticket.is_away:
@@ -376,7 +325,7 @@ class _Pass:
         ends_at = option.grant.valid_until
         if expected.at is not None and ends_at is not None and expected.at >= ends_at:
             # Somebody may stop earlier, so it waits; but by then nothing gives it anything.
-            return Expectation(None), _TOO_LATE.format(option.grant.whose) if is_only else ""
+            return Expectation(None), not_in_time(option.grant) if is_only else ""
         if expected.at is not None and option.longest_s is not None:
             # Those behind it wait until it is done in its turn.
             for uuid in (*expected.gpus, *beside):
@@ -389,75 +338,8 @@ class _Pass:
         if key not in self.troubles:
             most = self.board.most_at_once(kind, in_service=True)
             is_enough = most >= count
-            self.troubles[key] = "" if is_enough else _trouble(self.board.of_kind(kind), most)
+            self.troubles[key] = "" if is_enough else out_of_service(self.board.of_kind(kind), most)
         return self.troubles[key]
-
-    # -- saying no --------------------------------------------------------------------------
-
-    def _nothing(self, ticket: Ticket) -> _Refused:
-        have = self.grants.for_person(ticket.username, ticket.groups, self.now)
-        wish = count_of(ticket.gpus, ticket.share)
-        if not have:
-            return _Refused(
-                "not-granted",
-                "No grant gives you a GPU. Start without one, or ask the lab's admin for a grant.",
-            )
-        said = [
-            covers(
-                grant,
-                gpus=ticket.gpus,
-                share=ticket.share,
-                pool=ticket.pool,
-                image=ticket.image,
-            )
-            or f"its GPUs are not in the pool {ticket.pool}"
-            for grant in have[:3]
-        ]
-        because = "; ".join(
-            f"{grant.whose}: {fault}" for grant, fault in zip(have, said, strict=False)
-        )
-        return _Refused(
-            "not-granted",
-            f"No grant of yours covers this request ({wish}): {because}. Ask for less, or ask the "
-            "lab's admin.",
-        )
-
-    def _never(self, ticket: Ticket, covering: Sequence[_Option]) -> _Refused:
-        most = max(self.board.most_at_once(option.kind) for option in covering)
-        if not self.inventory.gpus:
-            return _Refused(
-                "bad-request", f"This lab has no GPU. {self.inventory.reason} Start without one."
-            )
-        kind = covering[0].kind
-        where = f"the pool {kind.pool}" if kind.pool else "this lab"
-        has = f"has {most}" if most else "has none that you may use"
-        return _Refused(
-            "bad-request",
-            f"You asked for {count_of(ticket.gpus, kind.share)}, but {where} {has}. Ask for less, "
-            "or start without a GPU.",
-        )
-
-    def _hours_gone(self, grant: Grant) -> _Refused:
-        return _Refused(
-            "not-granted",
-            f"Your {hours(grant.weekly_gpu_hours or 0)} GPU-hours of this week are used up "
-            f"(grant of {grant.whose}). They start anew on Monday; until then start without a GPU.",
-        )
-
-    def _has_all(self, ticket: Ticket, grant: Grant) -> _Refused:
-        servers = sorted(
-            {
-                held.servername or "default"
-                for held in self.leases
-                if held.username == ticket.username and held.grant == grant.id
-            }
-        )
-        return _Refused(
-            "not-granted",
-            f"You already hold {self._held(ticket, grant)} of the "
-            f"{count_of(grant.count, grant.share)} that you may have (grant of {grant.whose}), "
-            f"in your server {', '.join(servers)}. Stop that one first, or start without a GPU.",
-        )
 
 
 def gpu_share(gpu: Gpu) -> float:
@@ -472,23 +354,13 @@ def gpu_share(gpu: Gpu) -> float:
 
 def _taken(inventory: Inventory, leases: Iterable[Held]) -> dict[str, set[int]]:
     """Slots in use; a device held under another mode is taken whole, however it is cut now."""
+    cut: dict[str, int] = {gpu.uuid: gpu.slots for gpu in inventory.gpus}
     taken: dict[str, set[int]] = {}
     for held in leases:
         for holding in held.holdings:
             slots = taken.setdefault(holding.gpu, set())
             slots.add(holding.slot)
-            gpu = inventory.get(holding.gpu)
-            if gpu is not None and gpu.slots != holding.slots:
-                slots.update(range(gpu.slots))
+            now = cut.get(holding.gpu, holding.slots)
+            if now != holding.slots:
+                slots.update(range(now))
     return taken
-
-
-def _trouble(members: Sequence[Device], most: int) -> str:
-    out = [device.gpu for device in members if not device.is_open]
-    gpu = out[0]
-    why = gpu.drained or gpu.health
-    more = f" and {len(out) - 1} more" if len(out) > 1 else ""
-    name = gpu.name or gpu.uuid
-    if not most:
-        return f"No GPU that you may use is in service: {name}{more}. {why}".strip()
-    return f"Only {most} of the GPUs that you may use can be given: without {name}{more}. {why}"

@@ -1,23 +1,18 @@
-"""What a policy would have done to a day's demand: ``schedule`` run on a trace. Pure.
+"""What a policy would have done to a demand: ``schedule`` run on a trace. Pure.
 
-Nothing is drawn and no clock is read but in ``generate``, which draws from a seed: the same trace,
-lab and policy always give the same numbers.
+Nothing is drawn and no clock is read: the same trace, lab and policy always give the same numbers.
 """
 
 from __future__ import annotations
 
-import csv
 import heapq
-import io
 import math
-import random
-import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
-from pytorch_spawner.core.gpus import MIG_PROFILE, Inventory
+from pytorch_spawner.core.gpus import Inventory
 from pytorch_spawner.core.grants import Grant, GrantBook, next_week, week_start
 from pytorch_spawner.core.scheduling import (
     Give,
@@ -28,214 +23,11 @@ from pytorch_spawner.core.scheduling import (
     gpu_share,
     schedule,
 )
+from pytorch_spawner.core.trace import Job
 from pytorch_spawner.core.usage import accrued, decayed, overlap_s
-from pytorch_spawner.errors import BadRequest
 
 # Second 0 of a trace where nothing else is said: a Monday, 00:00 UTC.
 A_MONDAY: Final = next_week(0.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One start of a trace.
-
-    Attributes:
-        arrive_s: Seconds from the trace's beginning, >= 0.
-        user: Who asks.
-        hold_s: How long the server runs, > 0, unless its lease ends before.
-        groups: The user's groups.
-        gpus: How many, >= 1.
-        share: "any", "whole", "slot" or "mig:<profile>".
-        pool: Name of a pool; "" for any.
-    """
-
-    arrive_s: float
-    user: str
-    hold_s: float
-    groups: tuple[str, ...] = ()
-    gpus: int = 1
-    share: str = "any"
-    pool: str = ""
-
-
-# -- reading a trace -----------------------------------------------------------------------------
-
-_COLUMNS: Final = ("arrive_s", "user", "groups", "gpus", "share", "pool", "hold_s")
-_REQUIRED: Final = ("arrive_s", "user", "hold_s")
-_LONGEST_S: Final = 1e9
-
-
-def parse_trace(text: str) -> tuple[Job, ...]:
-    """Read a trace, or refuse it whole.
-
-    Args:
-        text: CSV with a header of ``arrive_s,user,groups,gpus,share,pool,hold_s``, in any order;
-            the first, second and last are required. Several groups are separated by spaces or
-            semicolons; empty cells are what ``Job`` has by default.
-
-    Returns:
-        The jobs in order of arrival; those that arrive together stay in the order of the file.
-
-    Raises:
-        BadRequest: Anything is wrong; the message lists every bad row with its line.
-    """
-    lines = csv.DictReader(io.StringIO(text, newline=""), strict=True, skipinitialspace=True)
-    faults: list[str] = []
-    jobs: list[Job] = []
-    try:
-        columns = [column.strip() for column in lines.fieldnames or ()]
-        lines.fieldnames = columns
-        faults += _bad_header(columns)
-        for row in () if faults else lines:
-            cells = {key: (value or "").strip() for key, value in row.items() if key is not None}
-            found = [
-                f"column {column}: {fault}"
-                for column, (is_right, fault) in _RULES.items()
-                if not is_right(cells.get(column, ""))
-            ]
-            if None in row:
-                found.append("more cells than the header has columns")
-            faults += [f"line {lines.line_num}: {fault}" for fault in found]
-            if not found:
-                jobs.append(_job(cells))
-    except csv.Error as error:
-        faults.append(f"line {lines.line_num}: {error}")
-    if not jobs and not faults:
-        faults.append("it has no row")
-    if faults:
-        raise BadRequest("The trace is not usable: " + "; ".join(faults) + ".", faults=faults)
-    return tuple(sorted(jobs, key=lambda job: job.arrive_s))
-
-
-def write_trace(jobs: Iterable[Job]) -> str:
-    """The CSV that ``parse_trace`` reads back equal."""
-    out = io.StringIO(newline="")
-    rows = csv.writer(out, lineterminator="\n")
-    rows.writerow(_COLUMNS)
-    for job in jobs:
-        cells = {**asdict(job), "groups": " ".join(job.groups)}
-        rows.writerow([cells[column] for column in _COLUMNS])
-    return out.getvalue()
-
-
-def _bad_header(columns: Sequence[str]) -> list[str]:
-    faults = [f"there is no column {column}" for column in _REQUIRED if column not in columns]
-    faults += [f"unknown column {column[:40]!r}" for column in columns if column not in _COLUMNS]
-    if len(set(columns)) != len(columns):
-        faults.append("one column is named twice")
-    return faults
-
-
-def _job(cells: Mapping[str, str]) -> Job:
-    return Job(
-        arrive_s=float(cells["arrive_s"]),
-        user=cells["user"],
-        hold_s=float(cells["hold_s"]),
-        groups=tuple(cells.get("groups", "").replace(";", " ").split()),
-        gpus=int(cells.get("gpus") or 1),
-        share=cells.get("share") or "any",
-        pool=cells.get("pool", ""),
-    )
-
-
-def _seconds(said: str) -> float:
-    """A number of seconds; -1 where it is none."""
-    try:
-        value = float(said)
-    except ValueError:
-        return -1.0
-    return value if math.isfinite(value) and value <= _LONGEST_S else -1.0
-
-
-def _is_share(said: str) -> bool:
-    is_mig = said.startswith("mig:") and MIG_PROFILE.fullmatch(said[4:]) is not None
-    return said in ("", "any", "whole", "slot") or is_mig
-
-
-_RULES: Final[Mapping[str, tuple[Callable[[str], bool], str]]] = {
-    "arrive_s": (lambda said: _seconds(said) >= 0, "not a number of seconds, 0 or more"),
-    "user": (lambda said: 0 < len(said) <= 255, "names nobody"),
-    "gpus": (
-        lambda said: not said or bool(re.fullmatch(r"[1-9][0-9]?", said)),
-        "not a number of GPUs from 1 to 99",
-    ),
-    "share": (_is_share, 'not "any", "whole", "slot" or "mig:<profile>"'),
-    "hold_s": (lambda said: _seconds(said) > 0, "not a number of seconds above 0"),
-}
-
-
-# -- making one up -------------------------------------------------------------------------------
-
-_HOUR_S: Final = 3600.0
-_CLASS_SIZE: Final = 30
-# Hours at which classes begin, and how many of them: the first of the morning is the fullest.
-_LESSONS: Final = ((9, 5), (11, 2), (14, 3))
-
-
-def generate(
-    seed: int, users: int, days: int, *, researchers_pct: int = 15, max_gpus: int = 4
-) -> tuple[Job, ...]:
-    """Make up a demand like a school's: classes by day, long jobs of a few by night.
-
-    Every user is in a class of 30 (groups "class-1", "class-2", ...) or in "research". A class
-    meets on three days of the week at nine, eleven or two, mostly at nine, and four in five come
-    within ten minutes of its beginning, for 45 to 100 minutes. One in four works on in the
-    afternoon or evening, for up to three hours. Researchers start jobs of four to twelve hours in
-    the evening, two days in five, one in three of them on several GPUs.
-
-    Args:
-        seed: The same seed gives the same demand.
-        users: How many people, >= 1.
-        days: How many days, >= 1; the first is a Monday.
-        researchers_pct: How many of a hundred users are researchers.
-        max_gpus: Most GPUs that one job asks for, >= 1.
-
-    Returns:
-        The jobs in order of arrival.
-    """
-    draw = random.Random(seed)  # noqa: S311  (a demand, no secret)
-    researchers = users * researchers_pct // 100
-    students = users - researchers
-    jobs: list[Job] = []
-    hours = [hour for hour, weight in _LESSONS for _ in range(weight)]
-    for number in range(-(-students // _CLASS_SIZE)):
-        first = number * _CLASS_SIZE
-        members = range(first, min(students, first + _CLASS_SIZE))
-        lessons = {day: draw.choice(hours) for day in draw.sample(range(5), 3)}
-        for day in range(days):
-            if day % 7 < 5:
-                jobs += _class_day(draw, members, day, lessons.get(day % 7))
-    for number in range(researchers):
-        jobs += _research(draw, f"researcher-{number + 1}", days, max_gpus)
-    return tuple(sorted(jobs, key=lambda job: (job.arrive_s, job.user)))
-
-
-def _class_day(
-    draw: random.Random, members: Iterable[int], day: int, hour: int | None
-) -> Iterable[Job]:
-    for member in members:
-        user, groups = f"student-{member + 1}", (f"class-{member // _CLASS_SIZE + 1}",)
-        free_from_h = 13.0
-        if hour is not None and draw.random() < 0.8:
-            starts = (day * 24 + hour) * _HOUR_S + draw.uniform(-300, 600)
-            hold_s = draw.uniform(45, 100) * 60
-            free_from_h = max(free_from_h, hour + 2.0)
-            yield Job(round(starts), user, round(hold_s), groups)
-        if draw.random() < 0.25:
-            starts = (day * 24 + draw.uniform(free_from_h, 22)) * _HOUR_S
-            yield Job(round(starts), user, round(draw.uniform(0.5, 3) * _HOUR_S), groups)
-
-
-def _research(draw: random.Random, user: str, days: int, max_gpus: int) -> Iterable[Job]:
-    for day in range(days):
-        if draw.random() < 0.4:
-            starts = (day * 24 + draw.triangular(17, 24, 19)) * _HOUR_S
-            hold_s = draw.uniform(4, 12) * _HOUR_S
-            gpus = min(max_gpus, draw.choice((1, 1, 1, 1, 2, 4)))
-            yield Job(round(starts), user, round(hold_s), ("research",), gpus)
-
-
-# -- running it ----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,15 +35,15 @@ class Waits:
     """Seconds waited by those who were served; None where nobody was.
 
     Attributes:
-        n: How many were served.
+        served: How many those are.
         median_s: The middle one; the mean of the middle two.
-        p90_s: Nearest rank: nine of ten waited no longer.
+        p95_s: Nearest rank: 95 of a hundred waited no longer.
         max_s: The longest.
     """
 
-    n: int
+    served: int
     median_s: float | None
-    p90_s: float | None
+    p95_s: float | None
     max_s: float | None
 
 
@@ -260,7 +52,7 @@ class Outcome:
     """What a policy did to a trace.
 
     Attributes:
-        n: Jobs in the trace.
+        starts: Jobs in the trace.
         waits: Of all who were served.
         by_group: The same for each group; a user of two groups counts in both, one of none in "".
         utilisation: GPU-time held / GPU-time there was, from the first arrival to the last end; a
@@ -270,12 +62,13 @@ class Outcome:
             not count: that is the grants' doing. None where nobody is left. Source: R. Jain, D.
             Chiu, W. Hawe, "A Quantitative Measure of Fairness and Discrimination for Resource
             Allocation in Shared Computer Systems", DEC-TR-301, 1984.
-        refused: Jobs that no grant covers, or that no pool could ever serve.
+        refused: Jobs that no grant covers, that no pool could ever serve, whose user has no hours
+            left this week, or already holds all that the grant gives.
         unserved: Jobs that still waited when nothing happened any more.
         cut_short: Jobs whose lease ended before they were done.
     """
 
-    n: int
+    starts: int
     waits: Waits
     by_group: Mapping[str, Waits]
     utilisation: float | None
@@ -295,6 +88,7 @@ def simulate(
     grants: Sequence[Grant],
     policy: Policy,
     start: float = A_MONDAY,
+    progress: Callable[[int], None] | None = None,
 ) -> Outcome:
     """Run a trace through the scheduler.
 
@@ -306,8 +100,9 @@ def simulate(
         grants: Who gets what.
         policy: How the queue is kept.
         start: Unix time of the trace's second 0.
+        progress: Told now and then how many jobs have arrived.
     """
-    return _Run(jobs, inventory, grants, policy, start).run()
+    return _Run(jobs, inventory, grants, policy, start).run(progress)
 
 
 def jain(values: Sequence[float]) -> float | None:
@@ -367,19 +162,25 @@ class _Run:
             self.events.append((start + record.job.arrive_s, _ARRIVE, number, id_))
         heapq.heapify(self.events)
 
-    def run(self) -> Outcome:
+    def run(self, progress: Callable[[int], None] | None) -> Outcome:
+        arrived = 0
         while self.events:
-            self.now = self.events[0][0]
+            at = self.events[0][0]
             is_news = False
-            while self.events and self.events[0][0] == self.now:
+            while self.events and self.events[0][0] == at:
                 _, what, number, id_ = heapq.heappop(self.events)
+                if what == _PATIENCE and id_ not in self.tickets:
+                    continue  # served before
+                self.now, is_news = at, True
                 if what == _END:
                     self._end(id_)
                 elif what == _ARRIVE:
                     self._arrive(id_, number)
-                is_news |= what != _PATIENCE or id_ in self.tickets
+                    arrived += 1
             if is_news and self.tickets:
                 self._decide()
+                if progress is not None:
+                    progress(arrived)
         return self._outcome()
 
     def _arrive(self, id_: str, number: int) -> None:
@@ -475,7 +276,7 @@ class _Run:
             for group in record.job.groups or ("",):
                 by_group.setdefault(group, []).append(record)
         return Outcome(
-            n=len(self.records),
+            starts=len(self.records),
             waits=self._waits(records),
             by_group={group: self._waits(by_group[group]) for group in sorted(by_group)},
             utilisation=self._utilisation(),
@@ -495,8 +296,8 @@ class _Run:
         )
         if not waited:
             return Waits(0, None, None, None)
-        p90 = waited[math.ceil(0.9 * len(waited)) - 1]
-        return Waits(len(waited), statistics.median(waited), p90, waited[-1])
+        p95 = waited[math.ceil(0.95 * len(waited)) - 1]
+        return Waits(len(waited), statistics.median(waited), p95, waited[-1])
 
     def _utilisation(self) -> float | None:
         """Nothing is held any more when this is asked."""

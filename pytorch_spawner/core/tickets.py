@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from pytorch_spawner.core.gpus import Gpu
 from pytorch_spawner.core.grants import Grant
@@ -176,6 +177,43 @@ class Wait:
         if self.place == 1 and self.after:
             return f"{ahead}; the next GPU is expected when {self.after}'s time ends."
         return f"{ahead}; a GPU is expected when the time of those who hold one ends."
+
+
+class Place(Protocol):
+    """A place in the queue, as decided (``Wait``) or as the ledger keeps it."""
+
+    @property
+    def ticket(self) -> Ticket:
+        """Who waits."""
+
+    @property
+    def place(self) -> int:
+        """From 1; 0 before the first decision."""
+
+    @property
+    def of(self) -> int:
+        """How many wait for the same devices."""
+
+    @property
+    def expected_at(self) -> float | None:
+        """Unix time; None where nobody knows."""
+
+    @property
+    def reason(self) -> str:
+        """A sentence."""
+
+
+def describe_place(place: Place) -> dict[str, Any]:
+    """The data of an event of kind "queue": what somebody who waits is told."""
+    return {
+        "place": place.place,
+        "of": place.of,
+        "ahead": max(0, place.place - 1),
+        "reason": place.reason,
+        "expected_at": place.expected_at,
+        "since": place.ticket.since,
+        "can_start_cpu": True,
+    }
 
 
 @dataclass(frozen=True, slots=True)

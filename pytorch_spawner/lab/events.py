@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytorch_spawner.core.journal import Event
+from pytorch_spawner.core.tickets import Place
 from pytorch_spawner.errors import LabError
-from pytorch_spawner.lab.ports import Ledger, Start, Waiting
+from pytorch_spawner.lab.ports import Ledger, Start
 from pytorch_spawner.lab.queue import Places, still_waits
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ class Batch:
 
     start: Start
     events: tuple[Event, ...]
-    place: Waiting | None = None
+    place: Place | None = None
 
 
 class _Watch:
@@ -121,7 +122,7 @@ class Follower:
     async def _poll(self, watch: _Watch) -> None:
         """Look, publish what is new, sleep until woken; a ledger that fails is asked again."""
         seen: Start | None = None
-        told: Waiting | None = None
+        told: Place | None = None
         last_seq, quiet_since, has_failed, waits = 0, time.monotonic(), False, False
         while True:
             watch.wake.clear()
@@ -171,7 +172,7 @@ class View:
         self._queue = queue
         self._places = places
         self._start: Start | None = None
-        self._place: Waiting | None = None
+        self._place: Place | None = None
         self._last_seq = 0
 
     async def replay(self, start_id: str, after_seq: int) -> Batch | None:

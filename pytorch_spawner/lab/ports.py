@@ -12,7 +12,7 @@ from pytorch_spawner.core.gpus import Inventory
 from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.placement import DeviceSetting, Holding
-from pytorch_spawner.core.tickets import Ticket
+from pytorch_spawner.core.tickets import Place
 
 
 class Start(Protocol):
@@ -99,30 +99,6 @@ class Lease(Protocol):
         """Id of the grant it was given through; "" where unknown."""
 
 
-class Waiting(Protocol):
-    """Somebody's place in the queue, as the last decision said it."""
-
-    @property
-    def ticket(self) -> Ticket:
-        """Who waits, and for what."""
-
-    @property
-    def place(self) -> int:
-        """From 1, among those who wait for the same devices; 0 before the first decision."""
-
-    @property
-    def of(self) -> int:
-        """How many wait for the same devices."""
-
-    @property
-    def expected_at(self) -> float | None:
-        """Unix time; None where nobody knows."""
-
-    @property
-    def reason(self) -> str:
-        """A sentence."""
-
-
 class Ledger(Protocol):
     """The part of the ledger that the service reads, and what it writes."""
 
@@ -149,7 +125,7 @@ class Ledger(Protocol):
     def settings(self, hub: str) -> Sequence[DeviceSetting]:
         """What admins decided about the GPUs."""
 
-    def queue(self, hub: str) -> Sequence[Waiting]:
+    def queue(self, hub: str) -> Sequence[Place]:
         """Who waits, the next first."""
 
     def grants(self, hub: str) -> Sequence[Grant]:

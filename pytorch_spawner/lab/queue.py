@@ -11,7 +11,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 from pytorch_spawner.core.journal import Event
-from pytorch_spawner.lab.ports import Ledger, Waiting
+from pytorch_spawner.core.tickets import Place
+from pytorch_spawner.lab.ports import Ledger
 
 
 def still_waits(waited: bool, events: Sequence[Event]) -> bool:
@@ -38,10 +39,10 @@ class Places:
         self._hub_id = hub_id
         self._fresh_s = fresh_s
         self._reading = asyncio.Lock()  # protects _known and _read_at
-        self._known: Mapping[str, Waiting] = {}
+        self._known: Mapping[str, Place] = {}
         self._read_at = -1e9
 
-    async def of(self, start_id: str) -> Waiting | None:
+    async def of(self, start_id: str) -> Place | None:
         """A start's place; None when it does not wait, or nothing is decided yet."""
         async with self._reading:
             if time.monotonic() - self._read_at > self._fresh_s:

@@ -13,8 +13,9 @@ from urllib.parse import quote
 from pytorch_spawner.core.gpus import Gpu, Inventory
 from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.placement import DeviceSetting, Holding, with_settings
+from pytorch_spawner.core.tickets import Place, describe_place
 from pytorch_spawner.lab.auth import ADMIN, is_viewer, scopes_of
-from pytorch_spawner.lab.ports import Lease, Start, Waiting
+from pytorch_spawner.lab.ports import Lease, Start
 from pytorch_spawner.lab.settings import LabSettings
 
 
@@ -47,24 +48,12 @@ def describe_event(event: Event) -> str:
     return f"{number}data: {json.dumps(event.as_json())}\n\n"
 
 
-def place_event(waiting: Waiting, now: float) -> Event:
+def place_event(waiting: Place, now: float) -> Event:
     """A place in the queue as the stream says it: the present state, not an entry."""
-    return Event(0, now, "queue", _describe_place(waiting))
+    return Event(0, now, "queue", describe_place(waiting))
 
 
-def _describe_place(waiting: Waiting) -> dict[str, Any]:
-    return {
-        "place": waiting.place,
-        "of": waiting.of,
-        "ahead": max(0, waiting.place - 1),
-        "reason": waiting.reason,
-        "expected_at": waiting.expected_at,
-        "since": waiting.ticket.since,
-        "can_start_cpu": True,
-    }
-
-
-def describe_queue(queue: Sequence[Waiting], username: str, *, sees_all: bool) -> dict[str, Any]:
+def describe_queue(queue: Sequence[Place], username: str, *, sees_all: bool) -> dict[str, Any]:
     """Who waits: the person's own servers, or all of them; how many there are is no secret."""
     return {
         "length": len(queue),
@@ -73,7 +62,7 @@ def describe_queue(queue: Sequence[Waiting], username: str, *, sees_all: bool) -
                 "user": waiting.ticket.username,
                 "server": waiting.ticket.servername,
                 "start": waiting.ticket.id,
-                **_describe_place(waiting),
+                **describe_place(waiting),
                 "gpus": waiting.ticket.gpus,
                 "share": waiting.ticket.share,
                 "pool": waiting.ticket.pool,

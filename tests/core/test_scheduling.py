@@ -629,6 +629,37 @@ def test_what_is_resumed_is_not_expected_when_it_would_have_been_released() -> N
     assert said.wait[0].expected_at == NOW + HOUR
 
 
+def test_what_is_resumed_in_this_very_pass_is_promised_to_nobody() -> None:
+    """Whoever is ahead is told of the end that the resumed lease has, not of the kept one's."""
+    tickets = [ticket("cyd", 1, gpus=2), ticket("ana", 2)]
+    said = decide(BOTH, tickets, [TWO], leases=[replace(KEPT, grant="two")])
+    assert devices(said) == {"ana": [0]}
+    assert (said.wait[0].expected_at, said.wait[0].after) == (NOW + HOUR, "ana")
+
+
+@pytest.mark.parametrize(
+    ("others", "ends_s", "expected_s", "says"),
+    [
+        ([], HOUR + 1, HOUR, "Nobody is ahead of you; the next GPU is expected when eve's time"),
+        ([], HOUR, None, "No GPU is expected to be free before your grant ends (grant of group"),
+        ([ALL], HOUR, None, "the next GPU is free when somebody stops their server."),
+    ],
+    ids=[
+        "the grant lasts a second longer",
+        "the grant ends at that very second",
+        "it ends, and another one serves later: nobody knows when",
+    ],
+)
+def test_nobody_is_promised_a_time_at_which_the_grant_is_over(
+    others: list[Grant], ends_s: float, expected_s: float | None, says: str
+) -> None:
+    grants = [Grant("brief", "group", "cv", valid_until=NOW + ends_s), *others]
+    leases = [held("eve", 0, until=NOW + HOUR)]
+    (waits,) = decide(lab(gpu(0)), [ticket("ana", groups=("cv",))], grants, leases).wait
+    assert waits.expected_at == (None if expected_s is None else NOW + expected_s)
+    assert says in waits.reason
+
+
 def test_the_grant_is_said_to_who_is_served() -> None:
     said = decide(lab(gpu(0)), [ticket("ana")], [Grant("h", weekly_gpu_hours=20.0)])
     assert said.give[0].why == (

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 .DEFAULT_GOAL := help
-.PHONY: help run stop image check test test-floor docs clean
+.PHONY: help run stop image check test test-floor bench docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{gsub(/[$$][$$]/, "$$", $$2); printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ test: ## everything that can run on this machine; what it skips it names with th
 
 test-floor: ## the same without a browser on the lowest supported JupyterHub and DockerSpawner
 	@LAB_VENV=.venv-floor share/setup/floor
+
+bench: $(VENV)/bin/ruff ## side-by-side figures, written to bench/results/
+	@$(VENV)/bin/python -m tests.benchmarks
 
 docs: $(VENV)/bin/ruff ## write the generated reference pages again
 	@$(VENV)/bin/python docs/generate.py

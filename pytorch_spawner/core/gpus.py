@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import cache
 from types import NoneType
 from typing import Any, Final, NewType
 
@@ -114,6 +115,7 @@ class Gpu:
         return self.cdi_name or f"nvidia.com/gpu={self.uuid}"
 
 
+@cache
 def slots_of(mode: str) -> int:
     """Slots of a mode: 1 for "exclusive", N for "shared:N", 0 for "mig".
 

@@ -334,7 +334,9 @@ class GrantBook:
 
     def __init__(self, grants: Iterable[Grant]) -> None:
         self.grants = tuple(grants)
-        self.by_id = {grant.id: grant for grant in self.grants}
+        self.with_hours = frozenset(
+            grant.id for grant in self.grants if grant.weekly_gpu_hours is not None
+        )
         self._by_subject: dict[tuple[str, str], list[Grant]] = {}
         for grant in sorted(self.grants, key=_precedence):
             self._by_subject.setdefault((grant.to, grant.subject), []).append(grant)

@@ -20,7 +20,7 @@ from typing import Final
 from pytorch_spawner.core.entitlement import Entitlements, Option
 from pytorch_spawner.core.forecast import Expectation, Forecast, Line
 from pytorch_spawner.core.gpus import Gpu, Inventory
-from pytorch_spawner.core.grants import Grant, GrantBook, explain_one
+from pytorch_spawner.core.grants import Grant, GrantBook, explain_one, week_start
 from pytorch_spawner.core.placement import Board, Device, Holding, Kind
 from pytorch_spawner.core.refusals import (
     Refused,
@@ -114,10 +114,20 @@ class _Pass:
         self.held_count: dict[tuple[str, str], int] = {}
         for held in self.leases:
             self._count(held.username, held.grant, len(held.holdings))
+        # From when until when hours of a grant are used, and how many an hour; until None: open.
+        self.spending: dict[tuple[str, str], list[tuple[float, float | None, float]]] = {}
         self.reserved = grants.reserved(now)
         self.board = Board(
             inventory, _taken(inventory, self.leases), self.reserved, policy.preference
         )
+        for held in self.leases:
+            if held.grant in grants.with_hours:
+                weight = sum(
+                    gpu_share(device.gpu)
+                    for holding in held.holdings
+                    if (device := self.board.by_uuid.get(holding.gpu)) is not None
+                )
+                self._spend(held.username, held.grant, now, held.free_at, weight)
         self.forecast = Forecast(self.board, self.leases)
         self.troubles: dict[tuple[Kind, int], str] = {}
         self.failed: set[tuple[Kind, int, float | None]] = set()
@@ -164,6 +174,11 @@ class _Pass:
     def _count(self, username: str, grant: str, count: int) -> None:
         key = (username, grant)
         self.held_count[key] = self.held_count.get(key, 0) + count
+
+    def _spend(
+        self, username: str, grant: str, start: float, until: float | None, weight: float
+    ) -> None:
+        self.spending.setdefault((username, grant), []).append((start, until, weight))
 
     # -- order ------------------------------------------------------------------------------
 
@@ -290,6 +305,8 @@ class _Pass:
         self._count(ticket.username, grant.id, len(holdings))
         for holding in holdings:
             self.forecast.add(holding.gpu, until, ticket.username)
+        if left_h is not None:
+            self._spend(ticket.username, grant.id, self.now, until, sum(map(gpu_share, gpus)))
         used_h = self.usage.week_h.get((ticket.username, grant.id), 0.0)
         why = explain_one("you", grant, self.inventory, used_h)
         return Give(
@@ -326,11 +343,30 @@ class _Pass:
         if expected.at is not None and ends_at is not None and expected.at >= ends_at:
             # Somebody may stop earlier, so it waits; but by then nothing gives it anything.
             return Expectation(None), not_in_time(option.grant) if is_only else ""
+        if expected.at is not None and not self._has_hours_at(ticket, option.grant, expected.at):
+            return Expectation(None), ""
         if expected.at is not None and option.longest_s is not None:
             # Those behind it wait until it is done in its turn.
             for uuid in (*expected.gpus, *beside):
                 self.forecast.add(uuid, expected.at + option.longest_s, ticket.username)
         return expected, ""
+
+    def _has_hours_at(self, ticket: Ticket, grant: Grant, at: float) -> bool:
+        """Whether hours are left by then, if the person's other servers run as long as they may.
+
+        Whoever is served at that time uses hours from then on, for all that comes behind it.
+        """
+        if grant.weekly_gpu_hours is None:
+            return True
+        monday = week_start(at)
+        used_h = 0.0
+        if monday <= self.now:
+            used_h = self.usage.week_h.get((ticket.username, grant.id), 0.0)
+        for start, until, weight in self.spending.get((ticket.username, grant.id), ()):
+            end = at if until is None else min(until, at)
+            used_h += weight * max(0.0, end - max(start, monday)) / 3600
+        self._spend(ticket.username, grant.id, at, None, float(ticket.gpus))
+        return (grant.weekly_gpu_hours - used_h) * 3600 >= _SHORTEST_LEASE_S
 
     def _trouble(self, kind: Kind, count: int) -> str:
         """Why fewer than ``count`` devices of a kind are in service; "" where there are enough."""

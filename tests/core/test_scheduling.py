@@ -719,3 +719,24 @@ def test_a_static_list_is_read() -> None:
     assert inventory.gpus[0].compute_capability == (9, 0)
     assert inventory.gpus[0].qualified_cdi_name == "nvidia.com/gpu=GPU-1234"
     assert parse_inventory([]).reason
+
+
+@pytest.mark.parametrize(("used_h", "expected_s"), [(0.0, 3 * 3600.0), (3.0, None)])
+def test_no_time_is_told_at_which_the_weeks_hours_are_used_up(
+    used_h: float, expected_s: float | None
+) -> None:
+    """ana's other server runs on the same grant; bo's ends in three hours."""
+    leases = [
+        held("bo", 0, until=NOW + 3 * 3600),
+        replace(held("ana", 1, grant="cv"), servername="first"),
+    ]
+    said = schedule(
+        lab(gpu(0), gpu(1)),
+        leases,
+        [ticket("ana", servername="second")],
+        GrantBook([Grant("cv", count=2, weekly_gpu_hours=5.0)]),
+        Usage(week_h={("ana", "cv"): used_h}),
+        NOW,
+    )
+    (wait,) = said.wait
+    assert wait.expected_at == (None if expected_s is None else NOW + expected_s)

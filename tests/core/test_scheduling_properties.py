@@ -39,6 +39,8 @@ def test_the_same_ten_thousand_times(story: bytes) -> None:
         "53e914009a7a000000002f0001",
         # The promised time was the very one at which the grant ended.
         "0304a000018003000215020000",
+        # Promised a time at which the person's other servers have used up the week's hours.
+        "0c0a58000b00510080000000000029007517010011630400009d1ce600",
     ],
 )
 def test_a_story_that_once_failed(story: str) -> None:

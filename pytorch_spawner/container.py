@@ -30,6 +30,8 @@ class ContainerSpawner(LabTraits):
     """Everything between a plan and a container that answers."""
 
     _plan: plan.ContainerPlan | None = None
+    # Whether the container was last seen to have ended with exit code 0.
+    _has_exited_well: bool = False
 
     @property
     def lab(self) -> Lab:
@@ -58,9 +60,16 @@ class ContainerSpawner(LabTraits):
         return self.lab.client
 
     def docker(self, method: str, *args: Any, **kwargs: Any) -> asyncio.Future[Any]:
-        """Call a docker-py method in this server's lane: in order for it, not held up by others."""
+        """Call a docker-py method in this server's lane: in order for it, not held up by others.
+
+        Pulls are made one after the other for each image: a start that is cancelled meanwhile gives
+        its GPU back without waiting for the end of one.
+        """
+        lanes, lane = self.lab.lanes, self.object_name
+        if method == "pull":
+            lanes, lane = self.lab.pulls, f"{args} {kwargs}"
         return asyncio.wrap_future(
-            self.lab.lanes.submit(self.object_name, lambda: self._docker(method, *args, **kwargs))
+            lanes.submit(lane, lambda: self._docker(method, *args, **kwargs))
         )
 
     async def _call(self, function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -231,12 +240,15 @@ class ContainerSpawner(LabTraits):
         """
         try:
             with engine.translated():
-                return await super().poll()
+                said = await super().poll()
         except LabError as error:
             if not self.server:
                 return 1
             self.log.warning("%s: the engine cannot say whether it runs: %s", self._log_name, error)
             return None
+        # DockerSpawner's text, "ExitCode=0, Error='', FinishedAt=...".
+        self._has_exited_well = str(said).startswith("ExitCode=0,")
+        return said
 
 
 def _escaped(value: Any) -> Any:

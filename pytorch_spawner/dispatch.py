@@ -239,13 +239,14 @@ class Dispatcher:
         while self._waiters:
             try:
                 has_news = await self._wait_for_news()
-                if not has_news and time.monotonic() - passed_at < _PASS_S:
-                    now_at = await self._lab.call(lambda ledger: ledger.version(self._lab.hub))
-                    if now_at == version:
-                        continue
+                now_at = await self._lab.call(lambda ledger: ledger.version(self._lab.hub))
+                is_idle = now_at == version and time.monotonic() - passed_at < _PASS_S
+                if is_idle and not has_news:
+                    continue
+                # As of before the pass: what is written meanwhile, by the pass too, is looked at.
+                version = now_at
                 await self._pass()
                 passed_at = time.monotonic()
-                version = await self._lab.call(lambda ledger: ledger.version(self._lab.hub))
             except LabError as error:
                 self._fail_new(error)
                 await asyncio.sleep(_LOOK_S)
@@ -289,16 +290,17 @@ class Dispatcher:
                 state.now,
                 rules.policy,
             )
-            return _impatient(decisions, dict(self._waiters), seen)
+            return _impatient(decisions, dict(self._waiters))
 
         decisions, leases = await lab.call(lambda ledger: ledger.decide(lab.hub, decide))
         self._tell(joined, decisions, leases)
 
     def _book_of(self, known: Iterable[Grant], rules: Rules) -> GrantBook:
         grants = (*(g for g in known if g.source != "config"), *rules.grants)
-        if self._book[0] != grants:
-            self._book = (grants, GrantBook(grants))
-        return self._book[1]
+        book = self._book
+        if book[0] != grants:  # called from two threads: the book is taken or made, never mixed
+            book = self._book = (grants, GrantBook(grants))
+        return book[1]
 
     def _tell(
         self,
@@ -359,9 +361,7 @@ def _all_held(state: QueueState, running: Iterable[engine.LabContainer]) -> list
     ]
 
 
-def _impatient(
-    decisions: Decisions, waiting: Mapping[str, _Waiter], inventory: Inventory
-) -> Decisions:
+def _impatient(decisions: Decisions, waiting: Mapping[str, _Waiter]) -> Decisions:
     """Refuse, in the same transaction, those who would not wait."""
     stay, leave = [], []
     for wait in decisions.wait:
@@ -370,7 +370,7 @@ def _impatient(
             stay.append(wait)
             continue
         said = wait.trouble or (
-            f"All GPUs that you may use are in use ({len(inventory.gpus)} in this lab)."
+            "All GPUs that you may use are in use or kept for those ahead of you."
         )
         leave.append(
             Refuse(

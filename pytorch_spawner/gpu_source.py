@@ -11,7 +11,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pytorch_spawner.adapters import nvml, probe
@@ -30,6 +30,10 @@ _DRIVER_S: Final = 30.0
 # A helper container costs half a second of the engine's time, and every GPU is woken for it.
 _HELPER_S: Final = 300.0
 _SETTINGS_S: Final = 2.0
+# How long GPUs that were there are believed to be there while none is found, and how soon it is
+# looked again.
+_LOST_S: Final = 600.0
+_SOON_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +58,12 @@ class GpuSource:
 
     def __init__(self, lab: Lab) -> None:
         self._lab = lab
+        # By what decides the answer; a group's own image list changes the helper's image alone.
         self._known: tuple[Spec, Inventory] | None = None
+        self._good_at = -1e9
         self._good_until = 0.0
         self._asking: asyncio.Task[Inventory] | None = None
+        self._asking_for: Spec | None = None
         self._settings: tuple[float, Sequence[Any]] = (-1e9, ())
 
     async def read(self, spec: Spec) -> Inventory:
@@ -66,12 +73,20 @@ class GpuSource:
             BadRequest: The configuration's list or a mode is wrong.
         """
         known = self._known
-        if known is not None and known[0] == spec:
+        if known is not None and known[0] == replace(spec, helper_image=""):
             if time.monotonic() > self._good_until and self._asking is None:
-                self._asking = asyncio.create_task(self._ask(spec))
-                self._asking.add_done_callback(self._asked)
+                self._ask_once(spec)
             return known[1]
-        return await self._ask(spec)
+        # The first time everybody waits for one answer.
+        if self._asking is None or self._asking_for != spec:
+            return await asyncio.shield(self._ask_once(spec))
+        return await asyncio.shield(self._asking)
+
+    def _ask_once(self, spec: Spec) -> asyncio.Task[Inventory]:
+        self._asking_for = spec
+        self._asking = asyncio.create_task(self._ask(spec))
+        self._asking.add_done_callback(self._asked)
+        return self._asking
 
     async def offered(self, spec: Spec) -> Inventory:
         """The same with the admin's decisions where the ledger can be read; for the form."""
@@ -86,17 +101,34 @@ class GpuSource:
         return with_settings(inventory, settings, {})
 
     def _asked(self, task: asyncio.Task[Inventory]) -> None:
-        self._asking = None
+        if self._asking is task:
+            self._asking = None
         if not task.cancelled() and (error := task.exception()):
             log.warning("the GPUs could not be asked again: %s", error)
 
     async def _ask(self, spec: Spec) -> Inventory:
         raw, good_s = await self._raw(spec)
+        now = time.monotonic()
+        before = self._known
+        is_same_lab = before is not None and before[0] == replace(spec, helper_image="")
+        if (
+            not raw.gpus
+            and before is not None
+            and is_same_lab
+            and before[1].gpus
+            and now < self._good_at + _LOST_S
+        ):
+            # A driver or an engine that does not answer just now; nobody is sent away for it.
+            log.warning("no GPU was found, the last answer counts: %s", raw.reason)
+            self._good_until = now + _SOON_S
+            return before[1]
         inventory = with_config(raw, spec.pools or {}, spec.modes or {})
         for gpu in inventory.gpus:
             _ = gpu.slots  # a mode that is none is refused here, with its sentence
-        before = self._known
-        self._known, self._good_until = (spec, inventory), time.monotonic() + good_s
+        if inventory.gpus:
+            self._good_at = now
+        self._known = (replace(spec, helper_image=""), inventory)
+        self._good_until = now + good_s
         if before is None or before[1] != inventory:
             try:
                 await self._lab.call(

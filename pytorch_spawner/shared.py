@@ -33,6 +33,7 @@ T = TypeVar("T")
 log = logging.getLogger("pytorch_spawner")
 
 _THREADS = 32
+_PULLS = 4
 # How long the engine's answer is believed.
 _INJECTION_S = 30
 # A hub that starts has its own work to do first.
@@ -63,6 +64,8 @@ class Lab:
     def __init__(self, ledger_url: str, hub: str, client_kwargs: Mapping[str, Any]) -> None:
         self.hub = hub
         self.lanes = Lanes(_THREADS)
+        # A pull takes minutes: of their own, so that a class with a new image holds up nobody.
+        self.pulls = Lanes(_PULLS)
         self._client_kwargs = dict(client_kwargs)
         self._ledger = Ledger(ledger_url)
         self._client: Any = None
@@ -229,7 +232,11 @@ class Lab:
             last = start or ledger.latest_start(self.hub, username, servername)
             if last is not None:
                 has_ended = ledger.end_start(last.id, "stopped")
-                ledger.leave(last.id)
+                if start is not None:
+                    ledger.leave(last.id)
+                else:
+                    # A start of the hub's life before this one: it may come back to its place.
+                    ledger.mark_server_away(self.hub, username, servername)
                 if has_ended:
                     said = _ENDED if keep_s else _STOPPED
                     ledger.append_events(
@@ -296,9 +303,12 @@ class Lab:
         owners = await self.in_lane(lane, lambda: engine.volume_owners(client, self.hub))
         if said is None and known is None and home.volume in owners:
             said = identity.Identity(owners[home.volume], owners[home.volume], "home")
-        return await self.call(
-            lambda ledger: ledger.identity(username, said, uid_range, set(owners.values()))
-        )
+        try:
+            return await self.call(
+                lambda ledger: ledger.identity(username, said, uid_range, set(owners.values()))
+            )
+        except LedgerUnavailable as error:  # it can be read, but not written
+            return said or known or await self._identity_of_home(home, uid_range, lane, error)
 
     async def _identity_of_home(
         self,

@@ -31,6 +31,7 @@ from pytorch_spawner.errors import (
     LabError,
     LedgerUnavailable,
     NotGranted,
+    StartIsOver,
 )
 from pytorch_spawner.failpoints import reach
 from pytorch_spawner.form import render_form
@@ -88,8 +89,6 @@ class PyTorchSpawner(ContainerSpawner):
             return None
         return max((grant.count for grant in mine), default=0)
 
-    # -- docker calls -----------------------------------------------------------------------
-
     # -- the start, step by step --------------------------------------------------------------
 
     async def run_auth_state_hook(self, auth_state: Any) -> None:
@@ -104,7 +103,7 @@ class PyTorchSpawner(ContainerSpawner):
         wanted = self._request
         if wanted is None:
             raise RuntimeError("apply_user_options left no request")
-        self._is_up = self._was_asked_to_stop = False
+        self._is_up = self._was_asked_to_stop = self._has_exited_well = False
         async with self._failures_told():
             await self._begin(wanted)
             reach("start-written")
@@ -198,6 +197,7 @@ class PyTorchSpawner(ContainerSpawner):
         async with self._failures_told():
             self._plan = await self._make_plan()
             reach("plan-made")
+            await self._see_that_lease_holds()
             await self._tell("image", f"Using the image {self.image}.", image=self.image)
             ip, port = await super().start()
             reach("container-started")
@@ -215,6 +215,18 @@ class PyTorchSpawner(ContainerSpawner):
                 url=self.server.base_url if self.server else "",
             )
             return url
+
+    async def _see_that_lease_holds(self) -> None:
+        """A ledger that was replaced meanwhile knows nothing of our lease: no GPU without it.
+
+        Until its container runs, nothing but the ledger says that the GPU is ours.
+        """
+        if (leased := self._leased) is None:
+            return
+        if not await self.lab.call(lambda ledger: ledger.is_in_force(leased.lease.id)):
+            raise StartIsOver(
+                "The GPU of this start was given back before its container ran. Start again."
+            )
 
     async def _make_plan(self) -> plan.ContainerPlan:
         wanted = self._request
@@ -333,11 +345,12 @@ class PyTorchSpawner(ContainerSpawner):
 
     async def _finish(self) -> None:
         reach("stop-begun")
-        await self._call(engine.remove, self.object_name)
-        reach("container-removed")
         self.lab.leave_starting_place(self)
         self.lab.unwatch(self.object_name)
-        has_crashed = self._is_up and not self._was_asked_to_stop
+        await self._call(engine.remove, self.object_name)
+        reach("container-removed")
+        # Exit code 0 is somebody's "Shut Down" in JupyterLab, or a culler inside.
+        has_crashed = self._is_up and not self._was_asked_to_stop and not self._has_exited_well
         self._is_up = False
         await self.lab.finish(
             self.user.name,

@@ -1,4 +1,4 @@
-"""`doctor`, `leases` and `journal`: they look, and change nothing."""
+"""`doctor`, `leases` and `journal`, which look, and `reset-clock`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ from pytorch_spawner.cli.common import (
 )
 from pytorch_spawner.errors import LabError
 
+# A machine whose time is kept is never ahead by more.
+_CLOCK_S = 600.0
+
 
 def add_to(commands: Commands) -> None:
     """Add the commands."""
     text = "what works here, and what to do where it does not"
     add_command(commands, "doctor", _doctor, text)
     add_command(commands, "leases", _leases, "who holds which GPU, since when")
+    text = "let the ledger's time begin anew at this machine's clock"
+    add_command(commands, "reset-clock", _reset_clock, text)
     text = "the events of a user's latest start"
     journal = add_command(commands, "journal", _journal, text)
     journal.add_argument("user")
@@ -120,7 +125,25 @@ def _ask_driver() -> tuple[str, bool, str]:
 
 def _ask_ledger(options: argparse.Namespace) -> tuple[str, bool, str]:
     try:
-        leases = open_ledger(options).leases(hub_of(options))
+        ledger = open_ledger(options)
+        leases = ledger.leases(hub_of(options))
+        ahead_s = ledger.clock_ahead_s(hub_of(options))
     except LabError as error:
         return "ledger", False, f"{error.public_message} {error.detail}".strip()
+    if ahead_s > _CLOCK_S:
+        return (
+            "ledger",
+            False,
+            f"its time is {ahead_s / 60:.0f} min ahead of this machine's clock, and stands still "
+            "until then: no lease ends. Correct the clock, or, if it was ahead before and is right "
+            "now, run `pytorch-spawner reset-clock` and restart the hub.",
+        )
     return "ledger", True, f"readable; {len(leases)} leases held"
+
+
+def _reset_clock(options: argparse.Namespace) -> Said:
+    ledger, hub = open_ledger(options), hub_of(options)
+    ahead_s = ledger.clock_ahead_s(hub)
+    ledger.reset_clock(hub)
+    text = f"Set back by {ahead_s:.0f} s. Restart the hub and its lab service now."
+    return Said({"set_back_s": ahead_s}, [text])

@@ -94,13 +94,10 @@ def _boost(options: argparse.Namespace) -> Said:
 
 def _remove(options: argparse.Namespace) -> Said:
     ledger = open_ledger(options)
-    server = split_server(options.server)
-    for one in ledger.queue(hub_of(options)):
-        if one.ticket.server == server and ledger.leave(one.ticket.id):
-            return Said(
-                {"removed": options.server}, [f"{options.server} is out of the queue, and told so."]
-            )
-    raise _nobody(ledger, options)
+    if not ledger.remove_ticket(hub_of(options), *split_server(options.server), who()):
+        raise _nobody(ledger, options)
+    text = f"{options.server} is out of the queue, and told so."
+    return Said({"removed": options.server}, [text])
 
 
 def _nobody(ledger: Ledger, options: argparse.Namespace) -> LabError:

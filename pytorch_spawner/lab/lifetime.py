@@ -8,7 +8,7 @@ import logging
 from tornado.httpclient import HTTPClientError
 
 from pytorch_spawner.core.lifetime import Ending, due
-from pytorch_spawner.errors import LabError
+from pytorch_spawner.errors import InvalidEvent, LabError
 from pytorch_spawner.lab import hub_api
 from pytorch_spawner.lab.settings import LabSettings
 from pytorch_spawner.ledger.store import Lease, Ledger
@@ -45,17 +45,25 @@ async def watch_once(settings: LabSettings, ledger: Ledger) -> None:
     for lease_id in what.warn:
         await asyncio.to_thread(_warn, ledger, ending[lease_id])
     for lease_id in what.stop:
-        await _stop(settings, ending[lease_id])
+        lease = ending[lease_id]
+        try:
+            await _stop(settings, lease)
+        except (HTTPClientError, OSError) as error:
+            # The others do not wait for it; it is tried again in the next round.
+            log.warning("not stopped: server=%s/%s %s", lease.username, lease.servername, error)
 
 
 def _warn(ledger: Ledger, lease: Lease) -> None:
-    if not ledger.warn(lease.id):
-        return
     message = "Your GPU time ends soon, and the server stops with it. Save your work."
-    ledger.append_events(
-        lease.start_id,
-        [("start", {"stage": "ending", "message": message, "until": lease.until})],
-    )
+    try:
+        ledger.append_events(
+            lease.start_id,
+            [("start", {"stage": "ending", "message": message, "until": lease.until})],
+        )
+    except InvalidEvent as error:  # its journal is full; it ends all the same
+        log.warning("no warning: server=%s/%s %s", lease.username, lease.servername, error)
+    # Said first and noted after: twice is better than never.
+    ledger.warn(lease.id)
     log.info("warned of the end of a lease: server=%s/%s", lease.username, lease.servername)
 
 

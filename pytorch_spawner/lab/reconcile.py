@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
+from collections.abc import Mapping
 from typing import Any
 
 from tornado.httpclient import HTTPClientError
 
 from pytorch_spawner.adapters import engine, engine_events
+from pytorch_spawner.core.gpus import Inventory
 from pytorch_spawner.core.reconcile import (
     Corrections,
     SeenContainer,
@@ -17,6 +20,7 @@ from pytorch_spawner.core.reconcile import (
     Server,
     reconcile,
 )
+from pytorch_spawner.core.scheduling import gpu_share
 from pytorch_spawner.errors import LabError
 from pytorch_spawner.lab import hub_api
 from pytorch_spawner.lab.settings import LabSettings
@@ -28,6 +32,9 @@ _STOP_GRACE_S = 5
 _SETTLE_S = 3.0
 # How long a place in the queue is kept for somebody whose hub restarted meanwhile.
 _REJOIN_S = 600.0
+# How long the journal of a start that ended can be read.
+_JOURNALS_S = 30 * 24 * 3600.0
+_FORGET_EVERY_S = 3600.0
 
 
 async def reconcile_forever(settings: LabSettings) -> None:
@@ -90,9 +97,22 @@ async def reconcile_once(settings: LabSettings) -> Corrections:
     confirmed = {server for server in doubtful if await _is_active(settings, server)}
     if confirmed:
         corrections = reconcile(seen_leases, seen_containers, open_starts, active | confirmed)
-    await asyncio.to_thread(_carry_out, settings, ledger, client, corrections)
-    await asyncio.to_thread(ledger.forget_away, settings.hub_id, ledger.now() - _REJOIN_S)
+    kept_until = {lease.id: lease.kept_until for lease in leases}
+    await asyncio.to_thread(_carry_out, settings, ledger, client, corrections, kept_until)
+    await asyncio.to_thread(_forget, settings, ledger)
     return corrections
+
+
+_forgot_at = -1e9
+
+
+def _forget(settings: LabSettings, ledger: Ledger) -> None:
+    """Places that nobody came back to; once an hour also journals of long ago."""
+    global _forgot_at
+    ledger.forget_away(settings.hub_id, ledger.now() - _REJOIN_S)
+    if time.monotonic() - _forgot_at > _FORGET_EVERY_S:
+        _forgot_at = time.monotonic()
+        ledger.forget_journals(ledger.now() - _JOURNALS_S)
 
 
 _opened: dict[str, tuple[Ledger, Any]] = {}
@@ -139,7 +159,11 @@ def _moment(text: str) -> float | None:
 
 
 def _carry_out(
-    settings: LabSettings, ledger: Ledger, client: Any, corrections: Corrections
+    settings: LabSettings,
+    ledger: Ledger,
+    client: Any,
+    corrections: Corrections,
+    kept_until: Mapping[str, float | None],
 ) -> None:
     wedged: set[str] = set()
     for container in corrections.remove:
@@ -154,7 +178,8 @@ def _carry_out(
         if lease.id in wedged:
             continue
         log.warning("releasing a lease of no server: server=%s/%s", *lease.server)
-        ledger.release_lease(lease.id, "reconciled")
+        ledger.release_lease(lease.id, "reconciled", kept_until.get(lease.id))
+    inventory = ledger.read_inventory(settings.hub_id) if corrections.adopt else Inventory()
     for container in corrections.adopt:
         username, servername = container.server
         if engine.ending(client, container.id) is not None:
@@ -171,7 +196,11 @@ def _carry_out(
                 since=ledger.now(),
                 grant=container.grant,
                 until=container.until,
-                weight=sum(1 / holding.slots for holding in container.holdings),
+                weight=sum(
+                    1 / holding.slots if gpu is None else gpu_share(gpu)
+                    for holding in container.holdings
+                    for gpu in (inventory.get(holding.gpu),)
+                ),
             )
         )
         log.warning(

@@ -7,6 +7,7 @@ without it and goes on by itself once it is repaired.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import sqlite3
@@ -30,6 +31,8 @@ from sqlalchemy.orm import Session
 from pytorch_spawner.errors import LedgerUnavailable
 from pytorch_spawner.ledger.models import CounterRow
 
+log = logging.getLogger("pytorch_spawner.ledger")
+
 # Serialises writers on PostgreSQL; any constant does, as long as nobody else uses it.
 _ADVISORY_LOCK: Final = 0x70747370
 _BUSY_S: Final = 5
@@ -38,6 +41,11 @@ _BUSY_S: Final = 5
 _RETRY_S: Final = 2.0
 # A float holds today's Unix time to a quarter of this.
 _TICK_S: Final = 1e-6
+# ``_create_whole`` links whole ledgers only, so a file without this table lost what it held.
+_IS_OURS: Final = (
+    "SELECT CASE count(*) WHEN 0 THEN 'it has no tables of a ledger' ELSE 'ok' END "
+    "FROM sqlite_master WHERE name = 'alembic_version'"
+)
 _UNOPENED: Final = (
     "The lab's ledger cannot be opened, so no GPU can be given out safely. Servers without a GPU "
     "still start. Ask an admin to run `pytorch-spawner doctor`."
@@ -64,6 +72,7 @@ class Database:
         self._engine: Engine | None = None
         self._opening = threading.Lock()  # protects _engine and _failure
         self._failure: tuple[float, LedgerUnavailable] | None = None
+        self._file: tuple[int, int] | None = None
         self._latest = 0.0
 
     def open_now(self) -> None:
@@ -89,6 +98,26 @@ class Database:
         """
         self._latest = max(self._latest, self._clock())
         return self._latest
+
+    def clock_ahead_s(self, hub: str) -> float:
+        """How far the ledger's time is ahead of this machine's clock, >= 0: for so long it stands.
+
+        More than a little means that the clock was ahead once, and was put right.
+        """
+        with self._reading() as session:
+            row = session.get(CounterRow, (hub, "clock"))
+            return max(0.0, row.value - self._clock()) if row is not None else 0.0
+
+    def reset_clock(self, hub: str) -> None:
+        """Let time begin anew at this machine's clock; hub and service have to be restarted after.
+
+        What was written while the clock was ahead keeps its times.
+        """
+        with self._transaction() as session:
+            row = session.get(CounterRow, (hub, "clock"))
+            self._latest = self._clock()
+            if row is not None:
+                row.value = self._latest
 
     def _moment(self, session: Session, hub: str) -> float:
         """The time of this transaction: later than that of any earlier one of any process."""
@@ -153,9 +182,17 @@ class Database:
                 if time.monotonic() - at < _RETRY_S:
                     raise LedgerUnavailable(failure.public_message, detail=failure.detail)
                 self._failure = None
+            if self._engine is not None and _identity(self._url) != self._file:
+                # Removed or replaced behind our back: what is written to it is lost.
+                self._engine.dispose()
+                self._engine = None
+                lost = LedgerUnavailable(_BUSY, detail="the ledger's file is gone, or is another")
+                self._failure = (time.monotonic(), lost)
+                raise lost
             if self._engine is None:
                 try:
                     self._engine = _open(self._url)
+                    self._file = _identity(self._url)
                 except LedgerUnavailable as failure:
                     self._failure = (time.monotonic(), failure)
                     raise
@@ -186,6 +223,18 @@ def _sqlite_file(url: str) -> Path | None:
     return None if parsed.database == ":memory:" else Path(parsed.database)
 
 
+def _identity(url: str) -> tuple[int, int] | None:
+    """Which file a SQLite ledger is; None for another database, or a file that is not there."""
+    path = _sqlite_file(url)
+    if path is None:
+        return None
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _create_whole(url: str) -> None:
     """Create a SQLite ledger beside its place and link it there in one step.
 
@@ -196,26 +245,52 @@ def _create_whole(url: str) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        if path.stat().st_size == 0:
-            raise LedgerUnavailable(
-                _UNOPENED,
-                detail=f"{path} is empty: it was cut off. Restore it, or remove it to "
-                "begin anew; running servers are then found by their labels.",
-            )
-        return
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    engine = _create_engine(f"sqlite:///{draft}", journal="DELETE")
+    with _locked(path.parent):
+        if path.exists():
+            if path.stat().st_size == 0:
+                raise LedgerUnavailable(
+                    _UNOPENED,
+                    detail=f"{path} is empty: it was cut off. Stop the hub, then restore it, or "
+                    f"remove it with {path.name}-wal and {path.name}-shm to begin anew; running "
+                    "servers are then found by their labels.",
+                )
+            return
+        _put_aside(path)
+        draft = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        engine = _create_engine(f"sqlite:///{draft}", journal="DELETE", mode="rwc")
+        try:
+            with engine.begin() as connection:
+                _migrate(connection)
+            engine.dispose()
+            os.link(draft, path)
+        finally:
+            engine.dispose()
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time creates a ledger in a folder."""
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        with engine.begin() as connection:
-            _migrate(connection)
-        engine.dispose()
-        os.link(draft, path)
-    except FileExistsError:
-        pass  # another process was first
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
     finally:
-        engine.dispose()
-        draft.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _put_aside(path: Path) -> None:
+    """Move what a ledger that is gone left beside it.
+
+    SQLite would replay the old file's -wal into the new one. Source: "How To Corrupt An SQLite
+    Database File", 1.4.
+    """
+    for suffix in ("-wal", "-shm", "-journal"):
+        left = path.with_name(path.name + suffix)
+        if left.exists():
+            aside = left.with_name(f"{left.name}.of-a-lost-ledger-{uuid.uuid4().hex[:8]}")
+            left.rename(aside)
+            log.warning("%s has no ledger any more; it is now %s", left, aside.name)
 
 
 def _check_whole(url: str) -> None:
@@ -229,21 +304,47 @@ def _check_whole(url: str) -> None:
     path = _sqlite_file(url)
     if path is None:
         return
-    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
-    try:
-        connection.execute("PRAGMA schema_version").fetchone()
-    except sqlite3.DatabaseError as error:
+    where = path.absolute().as_uri()
+    if not (trouble := _look(f"{where}?mode=ro&immutable=1", _IS_OURS)):
+        return
+    wal = path.with_name(path.name + "-wal")
+    if wal.exists() and wal.stat().st_size:
+        # The file may be in the middle of a checkpoint, by a process that was killed or is at it:
+        # what is missing in it is in the -wal file.
+        trouble = _look(f"{where}?mode=ro", "PRAGMA quick_check(1)")
+    if trouble:
         raise LedgerUnavailable(
-            _UNOPENED, detail=f"{path} was cut off, or is no ledger: {error}"
-        ) from error
+            _UNOPENED,
+            detail=f"{path} was cut off, or is no ledger: {trouble}. Stop the hub, then restore "
+            f"it, or remove it with {path.name}-wal and {path.name}-shm to begin anew.",
+        )
+
+
+def _look(uri: str, question: str) -> str:
+    """What is wrong with a SQLite database, by SQLite's own word; "" for nothing."""
+    try:
+        connection = sqlite3.connect(uri, uri=True, timeout=_BUSY_S)
+    except sqlite3.Error as error:
+        return str(error)
+    try:
+        (answer,) = connection.execute(question).fetchone()
+    except sqlite3.DatabaseError as error:
+        return str(error)
     finally:
         connection.close()
+    return "" if answer == "ok" else str(answer)
 
 
-def _create_engine(url: str, journal: str = "WAL") -> Engine:
+def _create_engine(url: str, journal: str = "WAL", mode: str = "rw") -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() != "sqlite":
-        return create_engine(parsed, pool_pre_ping=True)
+        # Whatever the server's default is: writers queue by the lock of ``_queue_writers``, and
+        # each must see what the one before it wrote.
+        return create_engine(parsed, pool_pre_ping=True, isolation_level="READ COMMITTED")
+    file = _sqlite_file(url)
+    if file is not None:
+        # Opened only if it is there (rw), so that nobody but ``_create_whole`` ever makes one.
+        parsed = parsed.set(database=file.absolute().as_uri(), query={"mode": mode, "uri": "true"})
     engine = create_engine(parsed, connect_args={"timeout": _BUSY_S})
 
     @event.listens_for(engine, "connect")

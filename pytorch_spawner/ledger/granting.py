@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory, build_gpu
@@ -20,6 +20,7 @@ from pytorch_spawner.ledger.models import (
     DeviceRow,
     DeviceSettingRow,
     GrantRow,
+    LeaseRow,
 )
 
 
@@ -107,6 +108,15 @@ class Granting(Database):
             return
         row = session.get(GrantRow, (hub, new.id)) or GrantRow(hub=hub, id=new.id)
         row.spec, row.at = asdict(new), at
+        if new.valid_until is not None:
+            # Whoever holds something through it holds it until then at the latest.
+            longer = or_(LeaseRow.until.is_(None), LeaseRow.until > new.valid_until)
+            session.execute(
+                update(LeaseRow)
+                .where(LeaseRow.hub == hub, LeaseRow.grant_id == new.id, longer)
+                .where(LeaseRow.released_at.is_(None))
+                .values(until=new.valid_until)
+            )
         session.add(row)
 
     # -- devices ----------------------------------------------------------------------------
@@ -125,10 +135,6 @@ class Granting(Database):
         return tuple(
             DeviceSetting(GpuUuid(row.uuid), row.pool, row.mode, row.drained) for row in rows
         )
-
-    def write_setting(self, hub: str, setting: DeviceSetting, by: str) -> None:
-        """Write one decision about a device, over the one before."""
-        self.change_setting(hub, setting.uuid, by, lambda _: setting)
 
     def change_setting(
         self, hub: str, uuid: GpuUuid, by: str, change: Callable[[DeviceSetting], DeviceSetting]

@@ -157,6 +157,16 @@ class Leasing(Granting):
             session.delete(row)
             return True
 
+    def remove_ticket(self, hub: str, username: str, servername: str, by: str) -> bool:
+        """An admin takes a start out of the queue; False when there is no such ticket."""
+        with self._transaction() as session:
+            row = session.get(TicketRow, (hub, username, servername))
+            if row is None:
+                return False
+            self._note(session, hub, by, "queue", f"{username}/{servername}", "waits", "removed")
+            session.delete(row)
+            return True
+
     def boost(self, hub: str, username: str, servername: str, boost: int, by: str) -> bool:
         """Set what an admin adds to a ticket's priority; False when there is no such ticket."""
         with self._transaction() as session:
@@ -177,6 +187,13 @@ class Leasing(Granting):
             )
             return int(getattr(done, "rowcount", 0))
 
+    def mark_server_away(self, hub: str, username: str, servername: str) -> None:
+        """A server's ticket loses its waiter and keeps its place for a while."""
+        with self._transaction() as session:
+            row = session.get(TicketRow, (hub, username, servername))
+            if row is not None and row.away_since is None:
+                row.away_since = self._moment(session, hub)
+
     def forget_away(self, hub: str, before: float) -> int:
         """Drop tickets that nobody came back to since ``before``; returns how many."""
         with self._transaction() as session:
@@ -184,11 +201,6 @@ class Leasing(Granting):
                 delete(TicketRow).where(TicketRow.hub == hub, TicketRow.away_since < before)
             )
             return int(getattr(done, "rowcount", 0))
-
-    def queue_state(self, hub: str) -> QueueState:
-        """What a decision would depend on now; for looking, not for deciding."""
-        with self._reading() as session:
-            return self._state(session, hub, self.now())
 
     def decide(
         self, hub: str, decide: Callable[[QueueState], Decisions]
@@ -208,6 +220,7 @@ class Leasing(Granting):
         """
         with self._transaction() as session:
             now = self._moment(session, hub)
+            self._drop_dead(session, hub)
             decisions = decide(self._state(session, hub, now))
             for lease_id in decisions.release:
                 self._give_back(session, _rows(session, LeaseRow.id == lease_id), "kept time over")
@@ -315,6 +328,15 @@ class Leasing(Granting):
                     used[lease.grant] = used.get(lease.grant, 0.0) + hours
             return used
 
+    def _drop_dead(self, session: Session, hub: str) -> None:
+        """Tickets whose start is over wait for nothing: whoever ended it could not drop them."""
+        still_open = select(StartRow.id).where(StartRow.hub == hub, StartRow.ended_at.is_(None))
+        session.execute(
+            delete(TicketRow)
+            .where(TicketRow.hub == hub, TicketRow.away_since.is_(None))
+            .where(TicketRow.start_id.not_in(still_open))
+        )
+
     def _drop(self, session: Session, hub: str, ticket: Ticket) -> None:
         session.execute(
             delete(TicketRow).where(TicketRow.hub == hub, TicketRow.start_id == ticket.id)
@@ -337,6 +359,12 @@ class Leasing(Granting):
         """Return what is held now, the oldest first."""
         with self._reading() as session:
             return tuple(map(_lease, session.scalars(_in_force(hub))))
+
+    def is_in_force(self, lease_id: str) -> bool:
+        """Whether a lease is still held."""
+        with self._reading() as session:
+            row = session.get(LeaseRow, lease_id)
+            return row is not None and row.released_at is None
 
     def adopt_lease(self, lease: Lease) -> bool:
         """Hold what a running container's labels say; False when somebody else holds it."""
@@ -427,10 +455,24 @@ class Leasing(Granting):
             self._give_back(session, rows, reason)
             return len(rows)
 
-    def release_lease(self, lease_id: str, reason: str) -> bool:
-        """Give back one lease; False when it was given back before."""
+    def release_lease(self, lease_id: str, reason: str, kept_until: float | None = None) -> bool:
+        """Give back one lease, unless it changed since it was looked at.
+
+        Args:
+            lease_id: Which.
+            reason: Why, for the history.
+            kept_until: As it was seen: a lease that is kept by now is not given back for a server
+                that was seen to be gone.
+
+        Returns:
+            False when it was given back before, or is kept meanwhile.
+        """
         with self._transaction() as session:
-            rows = _rows(session, LeaseRow.id == lease_id)
+            rows = [
+                row
+                for row in _rows(session, LeaseRow.id == lease_id)
+                if row.kept_until == kept_until
+            ]
             self._give_back(session, rows, reason)
             return bool(rows)
 

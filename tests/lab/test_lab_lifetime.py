@@ -41,15 +41,15 @@ def stopped(site: Any) -> list[str]:
     return asked
 
 
-def lend(site: Any, server: str, for_s: float | None) -> Any:
+def lend(site: Any, server: str, for_s: float | None, gpu: Gpu = ONE) -> Any:
     """A server with a lease that ends so many seconds from now."""
     start = site.begin("ana", server)
     site.ledger.join(start)
     until = None if for_s is None else site.ledger.now() + for_s
 
     def decide(state: Any) -> Decisions:
-        held = (Holding(ONE.uuid),)
-        return Decisions(give=(Give(state.tickets[0], (ONE,), held, Grant("all"), until, "all"),))
+        held = (Holding(gpu.uuid),)
+        return Decisions(give=(Give(state.tickets[0], (gpu,), held, Grant("all"), until, "all"),))
 
     site.ledger.decide(HUB, decide)
     return start
@@ -99,6 +99,15 @@ async def test_a_server_that_is_stopped_already_is_no_trouble(site, stopped, sta
     await look(site)
     await look(site)
     assert stopped == ["ana/server"]
+
+
+async def test_a_server_that_cannot_be_stopped_holds_up_no_other(site, stopped):
+    lend(site, "", 0.0)
+    lend(site, "second", 0.0, Gpu(GpuUuid("GPU-0002")))
+    await look(site)
+    site.answers.append(500)
+    await look(site)
+    assert stopped == ["ana/server", "ana/servers/second"]
 
 
 async def test_what_is_kept_for_a_server_that_ended_is_not_announced(site, stopped):

@@ -153,7 +153,8 @@ async def test_a_ledger_in_trouble_is_an_answer_with_a_code(held):
 async def test_the_real_ledger_says_who_holds_what_and_who_waits(site):
     ledger, gpu = site.ledger, Gpu(UUID, memory_mib=81559)
     ledger.write_inventory(HUB, Inventory((gpu,)))
-    ledger.write_setting(HUB, DeviceSetting(UUID, mode="shared:2"), "root")
+    setting = DeviceSetting(UUID, mode="shared:2")
+    ledger.change_setting(HUB, UUID, "root", lambda _: setting)
     for name in ("ana", "bo"):
         ledger.join(site.begin(name))
 

@@ -81,8 +81,8 @@ def test_the_queue_keeps_its_order(at: Ledger, clock: Clock, ledger_url: str) ->
     other = another_process(ledger_url, clock)
     begin(other, "eve")
     assert [waiting.ticket.username for waiting in other.queue(HUB)] == ["ana", "bo", "eve"]
-    tickets = other.queue_state(HUB).tickets
-    assert [ticket.since for ticket in tickets] == sorted(ticket.since for ticket in tickets)
+    since = [waiting.ticket.since for waiting in other.queue(HUB)]
+    assert since == sorted(since)
     _, leases = other.decide(HUB, first_come)
     assert [lease.username for lease in leases.values()] == ["ana"]
     other.close()
@@ -125,3 +125,19 @@ def test_nobody_is_charged_for_time_that_did_not_pass(at: Ledger, clock: Clock) 
     clock.time -= HOUR
     at.release(HUB, "ana", "", "stopped")
     assert at.week_hours(HUB, "ana")["all"] == pytest.approx(0.0, abs=1e-3)
+
+
+def test_a_clock_that_was_far_ahead_is_told_and_can_be_put_right(
+    at: Ledger, clock: Clock, ledger_url: str
+) -> None:
+    clock.time += 1000 * HOUR
+    begin(at, "ana")
+    clock.time -= 1000 * HOUR
+    other = another_process(ledger_url, clock)
+    assert other.clock_ahead_s(HUB) == pytest.approx(1000 * HOUR, abs=1)
+    other.reset_clock(HUB)
+    assert other.clock_ahead_s(HUB) == 0
+    begin(other, "bo")
+    since = {one.ticket.username: one.ticket.since for one in other.queue(HUB)}
+    assert since["bo"] == pytest.approx(clock.time, abs=1)
+    other.close()

@@ -163,7 +163,7 @@ def test_grants_and_decisions_about_gpus_come_back_and_are_logged(ledger: Ledger
     ledger.write_grants("lab", [grant], "root")
     assert ledger.grants("lab") == (grant,)
     setting = DeviceSetting(ONE.uuid, mode="shared:4", drained="Its fan is loud. " * 40)
-    ledger.write_setting("lab", setting, "root")
+    ledger.change_setting("lab", setting.uuid, "root", lambda _: setting)
     (kept,) = ledger.settings("lab")
     assert (kept.mode, kept.pool, kept.drained) == ("shared:4", None, setting.drained[:255])
     ledger.write_grants("lab", [], "root")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -281,3 +282,76 @@ def removing(folder: Path) -> Iterator[None]:
         for file in folder.iterdir():
             file.unlink()
         folder.rmdir()
+
+
+def test_what_a_removed_ledger_left_beside_it_does_not_come_back(path: Path) -> None:
+    """Killed before a checkpoint: the -wal file holds everything, and stays when its file goes."""
+    kill_while_open(path)
+    wal = path.with_name(f"{path.name}-wal")
+    assert wal.stat().st_size > 0
+    path.unlink()
+    ledger = Ledger.open(f"sqlite:///{path}")
+    assert ledger.leases(HUB) == ()
+    for number in range(50):
+        ledger.begin_start(HUB, f"u{number}", "", {})
+    ledger.close()
+    with sqlite3.connect(path) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    database.close()
+    (aside,) = path.parent.glob("*-wal.of-a-lost-ledger-*")
+    assert aside.stat().st_size > 0, "nothing is thrown away"
+
+
+def test_a_ledger_whose_checkpoint_was_cut_short_is_used(path: Path) -> None:
+    """A checkpoint writes the first page, with the new number of pages, before the others."""
+    kill_while_open(path)
+    before, wal = path.read_bytes(), path.with_name(f"{path.name}-wal").read_bytes()
+    Ledger.open(f"sqlite:///{path}").close()
+    after = path.read_bytes()
+    assert len(after) > len(before)
+    path.write_bytes(after[:4096] + before[4096:])
+    path.with_name(f"{path.name}-wal").write_bytes(wal)
+    path.with_name(f"{path.name}-shm").unlink(missing_ok=True)
+    ledger = Ledger.open(f"sqlite:///{path}")
+    assert [lease.username for lease in ledger.leases(HUB)] == ["ana"]
+    assert ledger.latest_start(HUB, "u39", "") is not None
+    ledger.close()
+
+
+def test_a_file_without_tables_is_no_new_ledger(path: Path) -> None:
+    path.unlink()
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 1")
+    database.close()
+    before = path.read_bytes()
+    with pytest.raises(LedgerUnavailable, match=STARTS_WITHOUT) as caught:
+        Ledger.open(f"sqlite:///{path}")
+    assert "no tables of a ledger" in caught.value.detail
+    assert path.read_bytes() == before
+
+
+def test_a_ledger_that_is_removed_under_a_running_hub_is_noticed_and_begun_anew(path: Path) -> None:
+    ledger = Ledger.open(f"sqlite:///{path}")
+    assert len(ledger.leases(HUB)) == 1
+    path.unlink()
+    with pytest.raises(LedgerUnavailable):
+        ledger.begin_start(HUB, "bo", "", {})
+    wait_for(lambda: ledger.begin_start(HUB, "bo", "", {}))
+    assert ledger.leases(HUB) == ()
+    ledger.close()
+    again = Ledger.open(f"sqlite:///{path}")
+    assert again.latest_start(HUB, "bo", "") is not None
+    again.close()
+
+
+def kill_while_open(path: Path) -> None:
+    """Another process writes 40 starts, and is killed before SQLite moves them into the file."""
+    code = (
+        "import os, sys; from pytorch_spawner.ledger.store import Ledger\n"
+        "ledger = Ledger.open(sys.argv[1])\n"
+        "for number in range(40):\n"
+        f"    ledger.begin_start({HUB!r}, f'u{{number}}', '', {{'filler': 'x' * 2000}})\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, f"sqlite:///{path}"], check=False)
+    assert done.returncode == -9

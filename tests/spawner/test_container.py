@@ -182,3 +182,10 @@ def test_without_an_engine_a_start_says_so_and_leaks_nothing(
         assert "The Docker Engine does not answer" in answer.json()["message"]
         lab.wait_until(lambda: not lab.leases(), 40, "the lease stayed")
         assert lab.api("GET", "users/ana").json()["servers"] == {}
+
+
+def test_a_server_that_is_shut_down_from_inside_keeps_no_gpu(lab: Lab) -> None:
+    """JupyterLab's own "Shut Down" ends with exit code 0; a crash does not."""
+    lab.start_server("ana")
+    lab.exec("ana", "sh", "-c", "kill -TERM 1")
+    lab.wait_until(lambda: lab.leases() == (), 15, "the GPU is still held")

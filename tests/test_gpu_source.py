@@ -1,0 +1,82 @@
+"""What a hub believes about its GPUs while drivers and engines come and go."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pytorch_spawner import gpu_source
+from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
+from pytorch_spawner.gpu_source import GpuSource, Spec
+
+TWO = Inventory((Gpu(GpuUuid("GPU-0000")), Gpu(GpuUuid("GPU-0001"), 1)))
+NONE = Inventory(reason="The driver does not answer.")
+
+
+class Source(GpuSource):
+    """Answers that a test gives, in order; the last one again and again."""
+
+    def __init__(self, *answers: Inventory) -> None:
+        self.written: list[Inventory] = []
+        ledger = SimpleNamespace(write_inventory=lambda _hub, said: self.written.append(said))
+
+        async def call(function: Any) -> Any:
+            return function(ledger)
+
+        super().__init__(SimpleNamespace(hub="lab", call=call))  # type: ignore[arg-type]
+        self.answers = list(answers)
+        self.asked = 0
+
+    async def _raw(self, spec: Spec) -> tuple[Inventory, float]:
+        self.asked += 1
+        await asyncio.sleep(0.01)
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0], 0.0
+
+
+async def look(source: Source, spec: Spec | None = None) -> Inventory:
+    """Ask twice, let the answer to the second in the background arrive, ask again."""
+    await source.read(spec or Spec())
+    await source.read(spec or Spec())
+    await asyncio.sleep(0.05)
+    return await source.read(spec or Spec())
+
+
+async def test_gpus_that_do_not_answer_for_a_moment_send_nobody_away() -> None:
+    source = Source(TWO, NONE)
+    assert await look(source) == TWO
+    assert await look(source) == TWO
+    assert source.written == [TWO]
+
+
+async def test_gpus_that_stay_away_are_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_source, "_LOST_S", 0.0)
+    source = Source(TWO, NONE)
+    await look(source)
+    assert await look(source) == NONE
+
+
+async def test_a_gpu_fewer_is_believed_at_once() -> None:
+    one = Inventory(TWO.gpus[:1])
+    assert await look(Source(TWO, one)) == one
+
+
+async def test_a_lab_without_gpus_says_why_at_once() -> None:
+    assert await Source(NONE).read(Spec()) == NONE
+
+
+async def test_a_class_that_comes_at_once_asks_the_driver_once() -> None:
+    source = Source(TWO)
+    found = await asyncio.gather(*(source.read(Spec()) for _ in range(30)))
+    assert set(found) == {TWO}
+    assert source.asked == 1
+
+
+async def test_another_helper_image_is_no_other_lab() -> None:
+    source = Source(TWO)
+    await source.read(Spec(helper_image="one"))
+    source._good_until = 1e18
+    assert await source.read(Spec(helper_image="two")) == TWO
+    assert source.asked == 1

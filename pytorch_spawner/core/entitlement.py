@@ -5,15 +5,15 @@ What the person holds and has used already is the scheduler's business (``schedu
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from pytorch_spawner.core.grants import Grant, GrantBook, covers
 from pytorch_spawner.core.placement import Board, Kind
 from pytorch_spawner.core.tickets import Ticket
+from pytorch_spawner.core.weekly import SHORTEST_LEASE_S
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
+class Option(NamedTuple):
     """One way in which a ticket may be served.
 
     Attributes:
@@ -21,12 +21,19 @@ class Option:
         kind: With which devices.
         longest_s: For how long at most, in seconds; None for no limit.
         most: How many such devices one pool has, in service or not.
+        most_now: The same of those in service.
+        weight: GPU-hours that it uses an hour at most: with the devices of its kind that count
+            most. 0 where the grant does not limit them.
+        is_ending: The grant ends before a lease that is worth giving would.
     """
 
     grant: Grant
     kind: Kind
     longest_s: float | None
     most: int
+    most_now: int
+    weight: float
+    is_ending: bool
 
 
 class Entitlements:
@@ -101,7 +108,16 @@ class Entitlements:
             )
             if limit is not None
         ]
-        return Option(grant, kind, min(limits, default=None), self._board.most_at_once(kind))
+        ends_at = grant.valid_until
+        return Option(
+            grant,
+            kind,
+            min(limits, default=None),
+            self._board.most_at_once(kind),
+            self._board.most_at_once(kind, in_service=True),
+            0.0 if grant.weekly_gpu_hours is None else ticket.gpus * self._board.heaviest(kind),
+            ends_at is not None and ends_at - self._now < SHORTEST_LEASE_S,
+        )
 
     def _pins_fit(self, grant: Grant, ticket: Ticket) -> bool:
         if not grant.gpus or not ticket.pool:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 from pytorch_spawner.core.gpus import GpuUuid
 from pytorch_spawner.core.placement import Board, Kind
@@ -47,12 +47,23 @@ class Line:
             yield Wait(ticket, place, totals[kind], at, after, trouble)
 
 
+# A slot in use falls free: at what Unix time, its number, who holds it until then, of which device.
+Event = tuple[float, int, str, GpuUuid]
+
+
 class Expectation(NamedTuple):
-    """When a ticket should be served: at what time, after whom, with which devices."""
+    """When enough devices should be free; None where nobody knows.
+
+    ``after`` is who holds the last of them, ``events`` are what is waited for: where the time is
+    not known, those of them that are.
+    """
 
     at: float | None
     after: str = ""
-    gpus: tuple[GpuUuid, ...] = ()
+    events: tuple[Event, ...] = ()
+
+
+_UNKNOWN: Final = Expectation(None)
 
 
 class Forecast:
@@ -67,7 +78,7 @@ class Forecast:
         self._ends: dict[GpuUuid, list[tuple[float, int, str]]] = {}
         self._number = 0
         self._used: set[int] = set()
-        self._heaps: dict[Kind, list[tuple[float, int, str, GpuUuid]]] = {}
+        self._heaps: dict[Kind, list[Event]] = {}
         self._kinds_of: dict[GpuUuid, list[Kind]] = {}
         self._numbers: dict[str, range] = {}
         for held in leases:
@@ -89,7 +100,7 @@ class Forecast:
         """A kept lease is taken up again: it does not end when it would have been released."""
         self._used.update(self._numbers.get(lease, ()))
 
-    def _heap(self, kind: Kind) -> list[tuple[float, int, str, GpuUuid]]:
+    def _heap(self, kind: Kind) -> list[Event]:
         heap = self._heaps.get(kind)
         if heap is None:
             heap = []
@@ -105,10 +116,24 @@ class Forecast:
     def _of(self, gpu: GpuUuid) -> list[tuple[float, int, str]]:
         return self._ends.get(gpu, [])
 
-    def next(
+    def first(self, kind: Kind, now: float) -> Expectation:
+        """Find the earliest event of a kind, as most ask; see ``look``."""
+        heap = self._heaps.get(kind)
+        if heap is None:
+            heap = self._heap(kind)
+        used = self._used
+        while heap:
+            event = heap[0]
+            if event[1] not in used:
+                at = event[0]
+                return Expectation(at if at > now else now, event[2], (event,))
+            heapq.heappop(heap)
+        return _UNKNOWN
+
+    def look(
         self, kind: Kind, count: int, now: float, beside: Collection[GpuUuid] = ()
     ) -> Expectation:
-        """Use up the earliest events of ``count`` different devices; the last one's time counts.
+        """Find the earliest events of ``count`` different devices; the last one's time counts.
 
         Args:
             kind: Of what kind the devices are.
@@ -116,33 +141,30 @@ class Forecast:
             now: Unix time; nothing is expected before it.
             beside: Devices that are kept already, and are not counted again.
         """
-        heap = self._heap(kind)
-        if count == 1 and not beside:  # as most ask
-            while heap:
-                at_, number, who, gpu = heapq.heappop(heap)
-                if number not in self._used:
-                    self._used.add(number)
-                    return Expectation(max(at_, now), who, (gpu,))
-            return Expectation(None)
-        at, after = now, ""
-        gpus: list[GpuUuid] = []
-        again = []
-        is_known = True
-        while len(gpus) < count:
-            if not heap:
-                is_known = False
-                break
+        if count == 1 and not beside:
+            return self.first(kind, now)
+        heap, used = self._heap(kind), self._used
+        events: list[Event] = []
+        again: list[Event] = []
+        # Two slots of one device do not make two devices.
+        seen = set(beside)
+        while heap and len(events) < count:
             event = heapq.heappop(heap)
-            if event[1] in self._used:
+            if event[1] in used:
                 continue
-            if (
-                event[3] in gpus or event[3] in beside
-            ):  # two slots of one device do not make two devices
-                again.append(event)
-                continue
-            gpus.append(event[3])
-            self._used.add(event[1])
-            at, after = max(event[0], now), event[2]
+            again.append(event)
+            if event[3] not in seen:
+                seen.add(event[3])
+                events.append(event)
         for event in again:
             heapq.heappush(heap, event)
-        return Expectation(at if is_known else None, after if is_known else "", tuple(gpus))
+        if len(events) < count:
+            return Expectation(None, "", tuple(events))
+        if not events:
+            return Expectation(now)
+        return Expectation(max(events[-1][0], now), events[-1][2], tuple(events))
+
+    def use(self, events: Iterable[Event]) -> None:
+        """Somebody waits for these: nobody else does."""
+        for event in events:
+            self._used.add(event[1])

@@ -115,6 +115,22 @@ class Gpu:
         return self.cdi_name or f"nvidia.com/gpu={self.uuid}"
 
 
+def gpu_share(gpu: Gpu) -> float:
+    """What holding one slot counts in GPU-hours, above 0 and at most 1.
+
+    1 for a whole GPU, 1/N for a slot of N, and for a MIG instance its compute slices of the seven
+    that a GPU has: "2g.20gb" has two, and "1c.3g.40gb" one of the three of its GPU instance.
+    Source: NVIDIA's MIG user guide, "Concepts" and "Device Names".
+    """
+    return (_part(gpu.mig_profile) if gpu.mig_profile else 1.0) / max(1, gpu.slots)
+
+
+@cache
+def _part(profile: str) -> float:
+    slices = _SLICES.match(profile)
+    return min(7, int(slices[1] or slices[2])) / 7 if slices else 1.0
+
+
 @cache
 def slots_of(mode: str) -> int:
     """Slots of a mode: 1 for "exclusive", N for "shared:N", 0 for "mig".
@@ -171,6 +187,7 @@ _LINK_KEYS: Final = frozenset({"uuid", "kind", "has_p2p"})
 # "1g.10gb", "1c.3g.40gb", "1g.24gb+me.all", "1g.24gb-me"; source: MIG user guide, "Supported MIG
 # Profiles".
 MIG_PROFILE: Final = re.compile(r"([1-9]c\.)?[1-9]g\.[0-9]{1,4}gb([+-][a-z][a-z.,+]{0,31})?")
+_SLICES: Final = re.compile(r"(?:([1-9])c\.)?([1-9])g")
 _PCI = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]")
 _CAPABILITY = re.compile(r"[0-9]{1,3}\.[0-9]{1,3}")
 _TEXT_CHARS: Final = 300
@@ -189,7 +206,8 @@ def parse_inventory(devices: Sequence[Mapping[str, Any]]) -> Inventory:
 
     Raises:
         BadRequest: A device lacks a UUID, has an unknown key or a value out of range, links to a
-            GPU that is not listed, or two share a UUID. Every fault is named, not only the first.
+            GPU that is not listed, is cut from one that is listed in another mode than "mig", or
+            two share a UUID. Every fault is named, not only the first.
     """
     gpus = _parse(devices, _DEVICE_KEYS)
     return Inventory(gpus, "" if gpus else "The static list of GPUs is empty.")
@@ -239,8 +257,11 @@ def build_gpu(place: int, device: Mapping[str, Any]) -> Gpu:
 
 
 def _parse(devices: Sequence[Any], keys: Collection[str]) -> tuple[Gpu, ...]:
-    said = [device.get("uuid") for device in devices if isinstance(device, Mapping)]
-    listed = {uuid for uuid in said if isinstance(uuid, str)}
+    listed = {
+        uuid: device.get("mode", "exclusive")
+        for device in devices
+        if isinstance(device, Mapping) and isinstance(uuid := device.get("uuid"), str)
+    }
     faults = [
         f"device {place}: {fault}"
         for place, device in enumerate(devices)
@@ -251,7 +272,8 @@ def _parse(devices: Sequence[Any], keys: Collection[str]) -> tuple[Gpu, ...]:
     return tuple(build_gpu(place, device) for place, device in enumerate(devices))
 
 
-def _faults(device: Any, keys: Collection[str], listed: Collection[Any]) -> Iterable[str]:
+def _faults(device: Any, keys: Collection[str], listed: Mapping[str, Any]) -> Iterable[str]:
+    """What is wrong with one device; ``listed`` has the mode of each UUID in the list."""
     if not isinstance(device, Mapping):
         yield f"{_short(device)} is no mapping"
         return
@@ -262,6 +284,10 @@ def _faults(device: Any, keys: Collection[str], listed: Collection[Any]) -> Iter
     for key, (is_right, what) in _RULES.items():
         if key in device and not is_right(device[key]):
             yield f"{key} {_short(device[key])} {what}"
+    parent = device.get("parent")
+    if isinstance(parent, str) and parent and listed.get(parent, "mig") != "mig":
+        # Whoever got the whole GPU would share it with those on its instances.
+        yield f'parent {_short(parent)} is listed without the mode "mig"'
     yield from _link_faults(device, listed)
 
 

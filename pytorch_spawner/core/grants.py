@@ -62,7 +62,8 @@ class Grant:
         max_lease_s: Longest time one start may hold; None leaves it to the lab's own limit.
         valid_from: Unix time in seconds; None for always.
         valid_until: Unix time in seconds, exclusive; a lease ends then at the latest.
-        images: Image references or names it may be used with; empty for all.
+        images: Image references it may be used with, each exactly as it is started; empty for
+            all.
         source: Where it was written: "ledger", "config" or "group" (a JupyterHub group's property).
     """
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
+from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory, gpu_share
 from pytorch_spawner.core.nearness import nearest
 
 
@@ -63,10 +63,13 @@ def with_config(
     for gpu in inventory.gpus:
         pool = pools.get(gpu.uuid, gpu.pool)
         mode = modes.get(gpu.uuid, modes.get(pool, modes.get("*", gpu.mode)))
-        if gpu.mig_profile or gpu.mode == "mig":
-            mode = gpu.mode
-        gpus.append(replace(gpu, pool=pool, mode=mode))
+        gpus.append(replace(gpu, pool=pool, mode=gpu.mode if is_cut(gpu) else mode))
     return Inventory(tuple(gpus), inventory.reason)
+
+
+def is_cut(gpu: Gpu) -> bool:
+    """Whether it is a GPU in MIG mode or an instance of one: their mode is set on the host."""
+    return bool(gpu.mig_profile) or gpu.mode == "mig"
 
 
 def with_settings(
@@ -78,7 +81,8 @@ def with_settings(
 
     Args:
         inventory: As read from the driver or the configuration.
-        settings: The admin's decisions; those about unknown devices are ignored.
+        settings: The admin's decisions; those about unknown devices are ignored, and so is the
+            mode of what MIG has cut, which is older than the cut.
         in_force: Slots into which devices in use are cut now; a device that is not in it is empty.
 
     Returns:
@@ -94,7 +98,7 @@ def with_settings(
             changed = replace(
                 gpu,
                 pool=gpu.pool if setting.pool is None else setting.pool,
-                mode=gpu.mode if setting.mode is None else setting.mode,
+                mode=gpu.mode if setting.mode is None or is_cut(gpu) else setting.mode,
                 drained=setting.drained or gpu.drained,
             )
         slots = in_force.get(gpu.uuid)
@@ -171,6 +175,11 @@ class Device:
         self.reserved_until: float | None = None
 
     @property
+    def share(self) -> float:
+        """What one holder counts in GPU-hours, above 0 and at most 1."""
+        return gpu_share(self.gpu)
+
+    @property
     def has_room(self) -> bool:
         """Whether somebody could be given a slot of it, were it not reserved."""
         return self.is_open and bool(self.free)
@@ -222,6 +231,8 @@ class Board:
         self._with_room: dict[Kind, list[Device]] = {}
         self._sizes: dict[tuple[Kind, bool], dict[str, int]] = {}
         self._most: dict[tuple[Kind, bool], int] = {}
+        self._narrowed: dict[tuple[Kind, int], list[Kind]] = {}
+        self._heaviest: dict[Kind, float] = {}
 
     def kind(self, pool: str, pins: tuple[GpuUuid, ...], share: str, grant: str) -> Kind:
         """The kind of that description; see ``Kind``."""
@@ -264,6 +275,12 @@ class Board:
             self._most[key] = max(sizes.values(), default=0)
         return self._most[key]
 
+    def heaviest(self, kind: Kind) -> float:
+        """The most that one device of a kind counts in GPU-hours, in service or not; 0 to 1."""
+        if kind not in self._heaviest:
+            self._heaviest[kind] = max((one.share for one in self.of_kind(kind)), default=0.0)
+        return self._heaviest[kind]
+
     def find(self, kind: Kind, count: int, ends_at: float | None = None) -> list[Device] | None:
         """Choose devices with room, all of one pool; None where there are too few.
 
@@ -303,24 +320,48 @@ class Board:
         device.used += 1
         return Holding(device.gpu.uuid, slot, device.slots)
 
-    def gather(self, kind: Kind, count: int) -> tuple[Kind, list[Device]]:
-        """Choose what a waiting ticket should keep: the pool with the most devices with room.
+    def gather(self, kind: Kind, count: int) -> list[tuple[Kind, list[Device]]]:
+        """What a waiting ticket could keep, pool by pool.
 
         A pool with fewer than ``count`` devices in service is left out: what is kept there would
-        stand idle. At least one pool has as many (``most_at_once``).
+        stand idle.
+
+        Args:
+            kind: What is wanted, after ``find`` has looked for it in vain.
+            count: How many different devices, >= 1.
 
         Returns:
-            The kind narrowed to that pool, and up to ``count`` of its devices that have room and
-            are reserved for nobody, the preferred first.
+            For each pool, by name, the kind narrowed to it, and up to ``count`` of its devices that
+            have room and are reserved for nobody, the preferred first.
         """
-        room: dict[str, list[Device]] = {
-            pool: []
-            for pool, size in self._pool_sizes(kind, in_service=True).items()
-            if size >= count
-        }
+        key = (kind, count)
+        narrowed = self._narrowed.get(key)
+        if narrowed is None:
+            sizes = self._pool_sizes(kind, in_service=True)
+            narrowed = [
+                self.kind(pool, kind.pins, kind.share, kind.grant)
+                for pool in sorted(sizes)
+                if sizes[pool] >= count
+            ]
+            self._narrowed[key] = narrowed
+        room: dict[str, list[Device]] = {}
         for device in self._with_room.get(kind, ()):
-            if device.has_room and device.reserved_until is None and device.gpu.pool in room:
-                room[device.gpu.pool].append(device)
-        pool = max(room, key=lambda name: (len(room[name]), name))
-        kept = sorted(room[pool], key=self._rank)[:count]
-        return self.kind(pool, kind.pins, kind.share, kind.grant), kept
+            if device.reserved_until is None and device.has_room:
+                room.setdefault(device.gpu.pool, []).append(device)
+        return [
+            (one, sorted(room[one.pool], key=self._rank)[:count] if one.pool in room else [])
+            for one in narrowed
+        ]
+
+
+def slots_in_use(inventory: Inventory, holdings: Iterable[Holding]) -> dict[str, set[int]]:
+    """Slots that are held, by UUID: a device held in another mode than now is taken whole."""
+    cut: dict[str, int] = {gpu.uuid: gpu.slots for gpu in inventory.gpus}
+    taken: dict[str, set[int]] = {}
+    for holding in holdings:
+        slots = taken.setdefault(holding.gpu, set())
+        slots.add(holding.slot)
+        now = cut.get(holding.gpu, holding.slots)
+        if now != holding.slots:
+            slots.update(range(now))
+    return taken

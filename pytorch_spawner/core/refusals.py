@@ -6,10 +6,11 @@ Each says what happened, why, and what to do, in that order; a student reads it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
 
 from pytorch_spawner.core.grants import Grant, count_of, covers, hours
 from pytorch_spawner.core.placement import Device, Kind
-from pytorch_spawner.core.tickets import Held, Ticket
+from pytorch_spawner.core.tickets import Give, Held, Ticket
 
 # How many of a person's grants a sentence goes into.
 _SHOWN = 3
@@ -77,16 +78,38 @@ def no_gpu_at_all(reason: str) -> Refused:
     return Refused("bad-request", f"This lab has no GPU. {reason} Start without one.")
 
 
-def hours_used_up(grant: Grant) -> Refused:
-    """The week's GPU-hours of the first grant that would serve it are gone."""
+def hours_used_up(grant: Grant, *, are_shared: bool) -> Refused:
+    """The week's GPU-hours of the first grant that would serve it are gone.
+
+    Args:
+        grant: That grant.
+        are_shared: Other servers of the person still use some, until they end.
+    """
+    used_up, instead = "used up", ""
+    if are_shared:
+        used_up = "used up or needed by your other servers until their time ends"
+        instead = "stop one of those or "
     return Refused(
         "not-granted",
-        f"Your {hours(grant.weekly_gpu_hours or 0)} GPU-hours of this week are used up "
-        f"(grant of {grant.whose}). They start anew on Monday; until then start without a GPU.",
+        f"Your {hours(grant.weekly_gpu_hours or 0)} GPU-hours of this week are {used_up} "
+        f"(grant of {grant.whose}). They start anew on Monday; until then {instead}start without "
+        "a GPU.",
     )
 
 
-def holds_all(ticket: Ticket, grant: Grant, held: int, leases: Iterable[Held]) -> Refused:
+def ends_too_soon(grant: Grant) -> Refused:
+    """The first grant that would serve it ends before a server would be of any use."""
+    ends_at = datetime.fromtimestamp(grant.valid_until or 0.0, timezone.utc)
+    return Refused(
+        "not-granted",
+        f"Your grant (of {grant.whose}) ends at {ends_at:%Y-%m-%d %H:%M:%S} UTC, in less than a "
+        "minute. Start without a GPU, or ask the lab's admin for a longer one.",
+    )
+
+
+def holds_all(
+    ticket: Ticket, grant: Grant, held: int, leases: Iterable[Held], given: Iterable[Give]
+) -> Refused:
     """The person's other servers hold what the grant gives.
 
     Args:
@@ -94,19 +117,27 @@ def holds_all(ticket: Ticket, grant: Grant, held: int, leases: Iterable[Held]) -
         grant: The first grant that would serve it.
         held: How many devices the person holds through it.
         leases: All leases, to name the servers.
+        given: What was given in the same decision, which is in no lease yet.
     """
-    servers = sorted(
-        {
-            lease.servername or "default"
-            for lease in leases
-            if lease.username == ticket.username and lease.grant == grant.id
-        }
-    )
+    mine = [
+        (lease.servername, lease.grant)
+        for lease in leases
+        if lease.username == ticket.username
+        # What is kept for this very server is not held beside it.
+        and (lease.kept_until is None or lease.servername != ticket.servername)
+    ]
+    mine += [
+        (give.ticket.servername, give.grant.id)
+        for give in given
+        if give.ticket.username == ticket.username
+    ]
+    servers = sorted({server or "default" for server, by in mine if by == grant.id})
+    is_one = len(servers) == 1
     return Refused(
         "not-granted",
         f"You already hold {held} of the {count_of(grant.count, grant.share)} that you may have "
-        f"(grant of {grant.whose}), in your server {', '.join(servers)}. Stop that one first, or "
-        "start without a GPU.",
+        f"(grant of {grant.whose}), in your server{'' if is_one else 's'} {', '.join(servers)}. "
+        f"Stop {'that one' if is_one else 'one of them'} first, or start without a GPU.",
     )
 
 

@@ -5,26 +5,27 @@ of arrival; then by priority, then by decayed past use (fair share, in steps), t
 A server that comes back to what is kept for it after a crash gets it back out of turn, before
 anybody is told a time.
 
-No starvation: a ticket that cannot be served keeps the devices it could already have (they are
-reserved for it), and nobody behind it gets them, except a lease that is sure to end before the
-ticket expects to start. A ticket past the patience is overtaken by nobody any more.
+No starvation: a ticket that cannot be served keeps devices that it could already have, and nobody
+behind it gets them, except a lease that is sure to end before the ticket expects to start. Once it
+is past the patience it keeps them wherever it may be served, and nobody overtakes it any more;
+``core.reservation`` says what that guarantees.
 
 Nothing here reads a clock: ``now`` comes from the ledger, where it never runs backwards.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Final
+from collections.abc import Sequence
 
 from pytorch_spawner.core.entitlement import Entitlements, Option
-from pytorch_spawner.core.forecast import Expectation, Forecast, Line
-from pytorch_spawner.core.gpus import Gpu, Inventory
-from pytorch_spawner.core.grants import Grant, GrantBook, explain_one, week_start
-from pytorch_spawner.core.placement import Board, Device, Holding, Kind
+from pytorch_spawner.core.forecast import Forecast, Line
+from pytorch_spawner.core.gpus import Gpu, Inventory, gpu_share
+from pytorch_spawner.core.grants import Grant, GrantBook, explain_one
+from pytorch_spawner.core.placement import Board, Holding, Kind, slots_in_use
 from pytorch_spawner.core.refusals import (
     Refused,
     beyond_the_lab,
+    ends_too_soon,
     holds_all,
     hours_used_up,
     no_gpu_at_all,
@@ -32,6 +33,7 @@ from pytorch_spawner.core.refusals import (
     not_in_time,
     out_of_service,
 )
+from pytorch_spawner.core.reservation import Reservations
 from pytorch_spawner.core.tickets import (
     Decisions,
     Give,
@@ -42,6 +44,7 @@ from pytorch_spawner.core.tickets import (
     Usage,
     Wait,
 )
+from pytorch_spawner.core.weekly import SHORTEST_LEASE_S, WeeklyHours
 
 __all__ = [
     "Decisions",
@@ -55,9 +58,6 @@ __all__ = [
     "gpu_share",
     "schedule",
 ]
-
-# A lease shorter than this is of no use to anybody: who has less left in the week is refused.
-_SHORTEST_LEASE_S: Final = 60.0
 
 
 def schedule(  # noqa: PLR0913  (what a decision depends on, each by its name)
@@ -112,26 +112,32 @@ class _Pass:
             if held.kept_until is not None
         }
         self.held_count: dict[tuple[str, str], int] = {}
+        self.holders: set[str] = set()
         for held in self.leases:
             self._count(held.username, held.grant, len(held.holdings))
-        # From when until when hours of a grant are used, and how many an hour; until None: open.
-        self.spending: dict[tuple[str, str], list[tuple[float, float | None, float]]] = {}
         self.reserved = grants.reserved(now)
+        holdings = [holding for held in self.leases for holding in held.holdings]
         self.board = Board(
-            inventory, _taken(inventory, self.leases), self.reserved, policy.preference
+            inventory, slots_in_use(inventory, holdings), self.reserved, policy.preference
         )
+        self.hours = WeeklyHours(usage, now)
         for held in self.leases:
             if held.grant in grants.with_hours:
                 weight = sum(
-                    gpu_share(device.gpu)
+                    device.share
                     for holding in held.holdings
                     if (device := self.board.by_uuid.get(holding.gpu)) is not None
                 )
-                self._spend(held.username, held.grant, now, held.free_at, weight)
+                # Kept or not: its server may come back, and then it lasts as long as it may.
+                self.hours.hold(held.username, held.grant, held.id, held.until, weight)
         self.forecast = Forecast(self.board, self.leases)
+        self.reservations = Reservations(self.board, self.forecast, self.hours, now)
         self.troubles: dict[tuple[Kind, int], str] = {}
         self.failed: set[tuple[Kind, int, float | None]] = set()
         self.entitlements = Entitlements(grants, self.board, policy.max_lease_s, now)
+        # What has room by the state before anybody was served, and who was served since.
+        self.rooms: dict[str, Sequence[Option]] = {}
+        self.touched: set[str] = set()
         self.give: list[Give] = []
         self.refuse: list[Refuse] = []
 
@@ -151,9 +157,7 @@ class _Pass:
                 continue
             given = self._place(ticket, options)
             if given is None:
-                option = self._in_service(ticket, options)
-                expected, trouble = self._expect(ticket, option, is_only=len(options) == 1)
-                waiting.join(ticket, option.kind, expected.at, expected.after, trouble)
+                waiting.join(ticket, *self._expect(ticket, options))
             else:
                 self.give.append(given)
         return Decisions(
@@ -173,40 +177,55 @@ class _Pass:
 
     def _count(self, username: str, grant: str, count: int) -> None:
         key = (username, grant)
+        self.holders.add(username)
         self.held_count[key] = self.held_count.get(key, 0) + count
 
-    def _spend(
-        self, username: str, grant: str, start: float, until: float | None, weight: float
-    ) -> None:
-        self.spending.setdefault((username, grant), []).append((start, until, weight))
+    def _is_past(self, ticket: Ticket) -> bool:
+        """Whether it has waited longer than the patience."""
+        return self.now - ticket.since >= self.policy.patience_s
 
     # -- order ------------------------------------------------------------------------------
 
     def _order(self, ticket: Ticket) -> tuple[float, ...]:
-        if self.now - ticket.since >= self.policy.patience_s:
+        if self._is_past(ticket):
             return (0, 0, 0, ticket.seq)
         used_h = self.usage.decayed_h.get(ticket.username, 0.0)
         step = used_h // self.policy.usage_step_h if self.policy.usage_step_h > 0 else used_h
         return (1, -self._priority(ticket), step, ticket.seq)
 
     def _priority(self, ticket: Ticket) -> int:
-        priorities = [option.grant.priority for option in self.entitlements.of(ticket)]
-        return max(priorities, default=0) + ticket.boost
+        # A grant that gives nothing any more gives no priority either.
+        room = self._room(ticket)
+        return max([option.grant.priority for option in room] or (0,)) + ticket.boost
 
     # -- what a ticket may have -------------------------------------------------------------
 
-    def _options(self, ticket: Ticket) -> list[Option]:
+    def _options(self, ticket: Ticket) -> Sequence[Option]:
         """What is left of the options once the person's own holdings and hours are counted."""
-        covering = self.entitlements.of(ticket)
-        room = [
-            option
-            for option in covering
-            if option.most >= ticket.gpus
-            and self._has_hours(ticket, option.grant)
-            and self._held(ticket, option.grant) + ticket.gpus <= option.grant.count
-        ]
+        room = self._room(ticket)
         if not room:
-            raise self._refused(ticket, covering)
+            raise self._refused(ticket, self.entitlements.of(ticket))
+        return room
+
+    def _room(self, ticket: Ticket) -> Sequence[Option]:
+        room = None if ticket.username in self.touched else self.rooms.get(ticket.id)
+        if room is None:
+            gpus = ticket.gpus
+            room = [
+                option
+                for option in self.entitlements.of(ticket)
+                if option.most >= gpus
+                and not option.is_ending
+                # 0: its grant sets no limit.
+                and (not option.weight or self._has_hours(ticket, option))
+            ]
+            if ticket.username in self.holders:  # a grant covers nothing beyond its count
+                room = [
+                    option
+                    for option in room
+                    if self._held(ticket, option.grant) + gpus <= option.grant.count
+                ]
+            self.rooms[ticket.id] = room
         return room
 
     def _refused(self, ticket: Ticket, covering: Sequence[Option]) -> Refused:
@@ -219,10 +238,15 @@ class _Pass:
                 return no_gpu_at_all(self.inventory.reason)
             most = max(option.most for option in covering)
             return beyond_the_lab(ticket, covering[0].kind, most)
-        left = [option.grant for option in possible if self._has_hours(ticket, option.grant)]
+        lasting = [option for option in possible if not option.is_ending]
+        if not lasting:
+            return ends_too_soon(possible[0].grant)
+        left = [option.grant for option in lasting if self._has_hours(ticket, option)]
         if not left:
-            return hours_used_up(possible[0].grant)
-        return holds_all(ticket, left[0], self._held(ticket, left[0]), self.leases)
+            grant = lasting[0].grant
+            are_shared = self.hours.are_shared(ticket.username, grant.id, self._kept_id(ticket))
+            return hours_used_up(grant, are_shared=are_shared)
+        return holds_all(ticket, left[0], self._held(ticket, left[0]), self.leases, self.give)
 
     def _held(self, ticket: Ticket, grant: Grant) -> int:
         held = self.held_count.get((ticket.username, grant.id), 0)
@@ -230,14 +254,13 @@ class _Pass:
         # What is kept for this very server is not held beside it.
         return held - len(kept.holdings) if kept is not None and kept.grant == grant.id else held
 
-    def _left_h(self, ticket: Ticket, grant: Grant) -> float | None:
-        if grant.weekly_gpu_hours is None:
-            return None
-        return grant.weekly_gpu_hours - self.usage.week_h.get((ticket.username, grant.id), 0.0)
+    def _has_hours(self, ticket: Ticket, option: Option) -> bool:
+        own = self._kept_id(ticket)
+        return self.hours.suffice(ticket.username, option.grant, option.weight, own=own)
 
-    def _has_hours(self, ticket: Ticket, grant: Grant) -> bool:
-        left_h = self._left_h(ticket, grant)
-        return left_h is None or left_h * 3600 >= _SHORTEST_LEASE_S
+    def _kept_id(self, ticket: Ticket) -> str:
+        kept = self.kept.get(ticket.server)
+        return "" if kept is None else kept.id
 
     # -- serving ----------------------------------------------------------------------------
 
@@ -247,6 +270,8 @@ class _Pass:
         if kept is None:  # two tickets of one server, and the other one was first
             return None
         self._count(kept.username, kept.grant, -len(kept.holdings))
+        self.hours.forget(kept.username, kept.grant, kept.id)
+        self.touched.add(kept.username)
         self.release.append(kept.id)
         devices = [self.board.by_uuid.get(holding.gpu) for holding in kept.holdings]
         option = next((option for option in options if option.grant.id == kept.grant), None)
@@ -294,9 +319,9 @@ class _Pass:
     ) -> Give:
         grant = option.grant
         longest_s = option.longest_s
-        left_h = self._left_h(ticket, grant)
-        if left_h is not None:
-            by_hours_s = left_h * 3600 / sum(map(gpu_share, gpus))
+        weight = sum(map(gpu_share, gpus))
+        by_hours_s = self.hours.last_s(ticket.username, grant, weight)
+        if by_hours_s is not None:
             longest_s = by_hours_s if longest_s is None else min(longest_s, by_hours_s)
         until = None if longest_s is None else self.now + longest_s
         if resumed is not None and resumed.until is not None:
@@ -305,8 +330,9 @@ class _Pass:
         self._count(ticket.username, grant.id, len(holdings))
         for holding in holdings:
             self.forecast.add(holding.gpu, until, ticket.username)
-        if left_h is not None:
-            self._spend(ticket.username, grant.id, self.now, until, sum(map(gpu_share, gpus)))
+        self.touched.add(ticket.username)
+        if by_hours_s is not None:
+            self.hours.hold(ticket.username, grant.id, f"for {ticket.id}", until, weight)
         used_h = self.usage.week_h.get((ticket.username, grant.id), 0.0)
         why = explain_one("you", grant, self.inventory, used_h)
         return Give(
@@ -319,84 +345,36 @@ class _Pass:
             resumes="" if resumed is None else resumed.id,
         )
 
-    def _in_service(self, ticket: Ticket, options: Sequence[Option]) -> Option:
-        """The option to wait for: the first for which enough devices are in service."""
-        for option in options:
-            if self.board.most_at_once(option.kind, in_service=True) >= ticket.gpus:
-                return option
-        return options[0]
-
-    def _expect(self, ticket: Ticket, option: Option, *, is_only: bool) -> tuple[Expectation, str]:
-        """When a waiting ticket should be served; what is free already is kept for it."""
-        trouble = self._trouble(option.kind, ticket.gpus)
-        if trouble or ticket.is_away:
-            return Expectation(None), trouble
-        kind = option.kind
-        kept: list[Device] = []
-        if ticket.gpus > 1:  # whoever wants one and waits saw nothing free
-            kind, kept = self.board.gather(kind, ticket.gpus)
-        beside = [device.gpu.uuid for device in kept]
-        expected = self.forecast.next(kind, ticket.gpus - len(kept), self.now, beside)
-        for device in kept:
-            device.reserved_until = self.now if expected.at is None else expected.at
-        ends_at = option.grant.valid_until
-        if expected.at is not None and ends_at is not None and expected.at >= ends_at:
-            # Somebody may stop earlier, so it waits; but by then nothing gives it anything.
-            return Expectation(None), not_in_time(option.grant) if is_only else ""
-        if expected.at is not None and not self._has_hours_at(ticket, option.grant, expected.at):
-            return Expectation(None), ""
-        if expected.at is not None and option.longest_s is not None:
-            # Those behind it wait until it is done in its turn.
-            for uuid in (*expected.gpus, *beside):
-                self.forecast.add(uuid, expected.at + option.longest_s, ticket.username)
-        return expected, ""
-
-    def _has_hours_at(self, ticket: Ticket, grant: Grant, at: float) -> bool:
-        """Whether hours are left by then, if the person's other servers run as long as they may.
-
-        Whoever is served at that time uses hours from then on, for all that comes behind it.
-        """
-        if grant.weekly_gpu_hours is None:
-            return True
-        monday = week_start(at)
-        used_h = 0.0
-        if monday <= self.now:
-            used_h = self.usage.week_h.get((ticket.username, grant.id), 0.0)
-        for start, until, weight in self.spending.get((ticket.username, grant.id), ()):
-            end = at if until is None else min(until, at)
-            used_h += weight * max(0.0, end - max(start, monday)) / 3600
-        self._spend(ticket.username, grant.id, at, None, float(ticket.gpus))
-        return (grant.weekly_gpu_hours - used_h) * 3600 >= _SHORTEST_LEASE_S
+    def _expect(
+        self, ticket: Ticket, options: Sequence[Option]
+    ) -> tuple[Kind, float | None, str, str]:
+        """For what kind a ticket waits, when it should be served, after whom; what prevents it."""
+        count = ticket.gpus
+        in_service = [option for option in options if option.most_now >= count]
+        if not in_service:
+            return options[0].kind, None, "", self._trouble(options[0].kind, count)
+        if ticket.is_away:
+            return in_service[0].kind, None, "", ""
+        if count == 1:
+            place = self.reservations.wait_for_one(ticket, in_service)
+        else:
+            place = self.reservations.wait(ticket, in_service, is_past=self._is_past(ticket))
+        kind, expected, grant = place.option.kind, place.expected, place.option.grant
+        if place.told is not None:
+            return kind, place.told, expected.after, ""
+        # Only what its one grant cannot give in time is worth a sentence of its own.
+        is_late = (
+            len(options) == 1
+            and expected.at is not None
+            and grant.valid_until is not None
+            and expected.at + SHORTEST_LEASE_S > grant.valid_until
+        )
+        return kind, None, "", not_in_time(grant) if is_late else ""
 
     def _trouble(self, kind: Kind, count: int) -> str:
-        """Why fewer than ``count`` devices of a kind are in service; "" where there are enough."""
+        """Why fewer than ``count`` devices of a kind are in service."""
         key = (kind, count)
         if key not in self.troubles:
             most = self.board.most_at_once(kind, in_service=True)
-            is_enough = most >= count
-            self.troubles[key] = "" if is_enough else out_of_service(self.board.of_kind(kind), most)
+            self.troubles[key] = out_of_service(self.board.of_kind(kind), most)
         return self.troubles[key]
-
-
-def gpu_share(gpu: Gpu) -> float:
-    """What holding one slot counts in GPU-hours: 1 for a whole GPU, 1/N for a slot, g/7 for MIG.
-
-    Source: NVIDIA's MIG guide: a GPU has seven compute slices; "2g" has two.
-    """
-    if gpu.mig_profile:
-        return min(7, int(gpu.mig_profile.partition("g")[0] or 7)) / 7 / max(1, gpu.slots)
-    return 1 / max(1, gpu.slots)
-
-
-def _taken(inventory: Inventory, leases: Iterable[Held]) -> dict[str, set[int]]:
-    """Slots in use; a device held under another mode is taken whole, however it is cut now."""
-    cut: dict[str, int] = {gpu.uuid: gpu.slots for gpu in inventory.gpus}
-    taken: dict[str, set[int]] = {}
-    for held in leases:
-        for holding in held.holdings:
-            slots = taken.setdefault(holding.gpu, set())
-            slots.add(holding.slot)
-            now = cut.get(holding.gpu, holding.slots)
-            if now != holding.slots:
-                slots.update(range(now))
-    return taken

@@ -134,7 +134,8 @@ class BenchHub:
         return aiohttp.ClientSession(
             f"http://127.0.0.1:{self._port}",
             headers={"Authorization": f"token {self._token}"},
-            connector=aiohttp.TCPConnector(limit=0),
+            # The proxy closes what was idle for five seconds.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=2),
             timeout=aiohttp.ClientTimeout(total=_BURST_S),
         )
 

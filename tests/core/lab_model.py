@@ -12,12 +12,19 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory, Link, slots_of
 from pytorch_spawner.core.grants import Grant, GrantBook
-from pytorch_spawner.core.placement import PREFERENCES, DeviceSetting, Holding, with_settings
+from pytorch_spawner.core.placement import (
+    PREFERENCES,
+    Board,
+    DeviceSetting,
+    Holding,
+    slots_in_use,
+    with_settings,
+)
 from pytorch_spawner.core.scheduling import (
     Decisions,
     Give,
@@ -29,7 +36,12 @@ from pytorch_spawner.core.scheduling import (
     schedule,
 )
 
-START = 1_790_000_000.0
+_WEEK_S = 7 * 86_400.0
+_SOME_MONDAY = 345_600.0  # 1970-01-05, 00:00 UTC
+# A Sunday, 19:00 UTC: a story begins with one week's hours and goes on with the next one's.
+START = _SOME_MONDAY + 2_960 * _WEEK_S - 5 * 3600.0
+# Shorter leases are refused rather than given.
+SHORTEST_S = 60.0
 # At the end of a story people stop their servers after this long.
 LONGEST_S = 3 * 3600.0
 KEPT_S = 600.0
@@ -102,7 +114,7 @@ def _grants(gpus: Sequence[Gpu]) -> tuple[Grant, ...]:
         Grant("ml-pool", "group", "ml", pool=first, count=2, weekly_gpu_hours=5.0),
         Grant("slots", pool=last, share="slot", count=2, max_lease_s=3600),
         Grant("cv-pins", "group", "cv", gpus=pins[-2:] if len(pins) > 3 else pins[1:2], count=1),
-        Grant("brief", count=2, priority=-5, valid_from=START + 1800, valid_until=START + 20_000),
+        Grant("brief", count=2, priority=-5, valid_from=START + 1800, valid_until=START + 19_830),
     )
 
 
@@ -135,11 +147,16 @@ class Lab:
             usage_step_h=0.5 if policy & 64 else 0.0,
         )
         self.has_rivals = bool(policy & 128)
+        # At the end somebody never stops a server, and no limit does it for them.
+        self.has_endless = bool(lab >> 3 & 1)
+        self.endless = ""
         self.now = START
         self.settings: dict[str, DeviceSetting] = {}
         self.leases: dict[str, Held] = {}
         self.tickets: dict[str, Ticket] = {}
-        self.week_h: Counter[tuple[str, str]] = Counter()
+        # GPU-hours by user, grant and week.
+        self.used_h: Counter[tuple[str, str, int]] = Counter()
+        self.served: Counter[str] = Counter()
         self.by_user_h: Counter[str] = Counter()
         self.number = 0
         self.told = told
@@ -191,10 +208,10 @@ class Lab:
             self.end(held, "stops")
 
     def end(self, held: Held, how: str) -> None:
-        """A lease ends: exactly its slots come back, and taking them again undoes it."""
-        before = self.free()
+        """A lease ends: on the scheduler's board exactly its slots come back."""
+        before = self.free_on_the_board()
         del self.leases[held.id]
-        after = self.free()
+        after = self.free_on_the_board()
         cut = {gpu.uuid: gpu.slots for gpu in self.inventory().gpus}
         for holding in held.holdings:
             if cut[holding.gpu] == holding.slots:
@@ -202,9 +219,7 @@ class Lab:
                 _check(back == {holding.slot}, f"{held.id} gave back {back} of {holding}")
         for uuid in before.keys() - {holding.gpu for holding in held.holdings}:
             _check(before[uuid] == after[uuid], f"{held.id} changed {uuid}")
-        self.leases[held.id] = held
-        _check(self.free() == before, f"taking {held.id} again is not what it was")
-        del self.leases[held.id]
+        _check(after == self.free(), f"the board has {after} free, not {self.free()}")
         self.tell(f"{held.id} of {held.username}/{held.servername} {how}")
 
     def crash(self, arg: int) -> None:
@@ -260,20 +275,61 @@ class Lab:
         self.tell(f"{one.uuid}: {self.gpus[place].health or 'healthy'}")
 
     def wait(self, arg: int) -> None:
-        self.pass_time((60.0, 570.0, 1800.0, 3600.0, 5 * 3600.0)[arg % 5])
+        self.pass_time((60.0, 570.0, 1800.0, 3600.0, 5 * 3600.0, 20 * 3600.0)[arg % 6])
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
         self.tell("time passes")
+        began = self.now - seconds
         for held in list(self.leases.values()):
             ended = self.now if held.until is None else min(self.now, held.until)
             if held.grant and held.kept_until is None:
-                weight = sum(self.weight(holding) for holding in held.holdings)
-                used_h = weight * max(0.0, ended - max(held.since, self.now - seconds)) / 3600
-                self.week_h[held.username, held.grant] += used_h
-                self.by_user_h[held.username] += used_h
+                for week, used_h in self.hours_by_week(held, max(held.since, began), ended):
+                    self.used_h[held.username, held.grant, week] += used_h
+                    self.by_user_h[held.username] += used_h
             if held.until is not None and held.until <= self.now and held.kept_until is None:
                 self.end(held, "is over")
+
+    # -- hours ------------------------------------------------------------------------------
+
+    @property
+    def week(self) -> int:
+        return _week(self.now)
+
+    def hours_by_week(self, held: Held, start: float, end: float) -> Iterator[tuple[int, float]]:
+        """GPU-hours that a lease uses between two times, each week's by themselves."""
+        weight = sum(map(self.weight, held.holdings))
+        while start < end:
+            week = _week(start)
+            until = min(end, _SOME_MONDAY + (week + 1) * _WEEK_S)
+            yield week, weight * (until - start) / 3600
+            start = until
+
+    def over_h(self, user: str, grant: Grant, leases: Iterable[Held]) -> float:
+        """By how much the worst week is overspent if these leases run to their ends; 0.0: none."""
+        if grant.weekly_gpu_hours is None:
+            return 0.0
+        weeks: Counter[int] = Counter({self.week: self.used_h[user, grant.id, self.week]})
+        for held in leases:
+            if (held.username, held.grant) == (user, grant.id) and held.until is not None:
+                for week, used_h in self.hours_by_week(held, self.now, held.until):
+                    weeks[week] += used_h
+        return max(0.0, max(weeks.values()) - grant.weekly_gpu_hours - 1e-6)
+
+    def has_hours(self, ticket: Ticket, grant: Grant, leases: Iterable[Held]) -> bool:
+        """Whether the shortest lease is there, on the devices that count most."""
+        if grant.weekly_gpu_hours is None:
+            return True
+        every = [
+            one for pool in lab_pools(self, ticket, grant, self.inventory().gpus) for one in pool
+        ]
+        if not every:
+            return True
+        heaviest = max(every, key=lambda one: self.weight(Holding(one.uuid, 0, slots_of(one.mode))))
+        slot = Holding(heaviest.uuid, 0, slots_of(heaviest.mode))
+        until = self.now + SHORTEST_S
+        brief = Held("", ticket.username, "", (slot,) * ticket.gpus, grant.id, self.now, until)
+        return not self.over_h(ticket.username, grant, [*leases, brief])
 
     def weight(self, holding: Holding) -> float:
         profile = next(one for one in self.gpus if one.uuid == holding.gpu).mig_profile
@@ -316,12 +372,20 @@ class Lab:
                 free[holding.gpu].discard(holding.slot)
         return free
 
+    def free_on_the_board(self) -> dict[str, set[int]]:
+        """The same, as the scheduler counts it."""
+        inventory = self.inventory()
+        holdings = [holding for held in self.leases.values() for holding in held.holdings]
+        board = Board(inventory, slots_in_use(inventory, holdings), {}, "index")
+        return {device.gpu.uuid: set(device.free) for device in board.devices}
+
     # -- a pass of the scheduler ------------------------------------------------------------
 
     def decide(self) -> Decisions:
         """Ask the scheduler, check what it says, and do it."""
         inventory = self.inventory()
-        usage = Usage(dict(self.by_user_h), dict(self.week_h))
+        week_h = {key[:2]: used_h for key, used_h in self.used_h.items() if key[2] == self.week}
+        usage = Usage(dict(self.by_user_h), week_h)
         leases, tickets = list(self.leases.values()), list(self.tickets.values())
         book = GrantBook(self.grants.values())
         said = schedule(inventory, leases, tickets, book, usage, self.now, self.policy)
@@ -347,6 +411,7 @@ class Lab:
         for given in said.give:
             ticket = given.ticket
             del self.tickets[ticket.id]
+            self.served[ticket.username] += 1
             self.leases[f"l-{ticket.id}"] = Held(
                 f"l-{ticket.id}",
                 ticket.username,
@@ -376,19 +441,22 @@ class Lab:
         cut: dict[str, int] = {}
         used_mib: Counter[str] = Counter()
         memory = {one.uuid: one.memory_mib or 0 for one in self.gpus}
+        budget = {one.uuid: one.slot_memory_mib or 0 for one in self.inventory().gpus}
         for held in self.leases.values():
             for hold in held.holdings:
                 _check((hold.gpu, hold.slot) not in seen, f"{hold} is held twice")
                 _check(0 <= hold.slot < hold.slots, f"{hold} is beyond its slots")
                 _check(cut.setdefault(hold.gpu, hold.slots) == hold.slots, f"{hold}: two modes")
                 seen.add((hold.gpu, hold.slot))
-                used_mib[hold.gpu] += memory[hold.gpu] // hold.slots
+                used_mib[hold.gpu] += budget[hold.gpu]
             held_by[held.username, held.grant] += len(held.holdings)
         for uuid, mib in used_mib.items():
             _check(mib <= memory[uuid], f"{uuid}: budgets of {mib} MiB")
         for (user, id_), count in held_by.items():
             if id_ in self.grants:
                 _check(count <= self.grants[id_].count, f"{user} holds {count} by {id_}")
+                over_h = self.over_h(user, self.grants[id_], self.leases.values())
+                _check(not over_h, f"{user} may overspend {id_} by {over_h:.3f} h in a week")
 
     # -- the end of a story -----------------------------------------------------------------
 
@@ -398,7 +466,12 @@ class Lab:
         self.strangers_leave(0)
         self.tell("the world stops changing")
         if self.has_rivals:
-            self.grants["rush"] = Grant("rush", count=1, priority=100, max_lease_s=1800)
+            limit_s = None if self.has_endless else 1800
+            self.grants["rush"] = Grant("rush", count=1, priority=100, max_lease_s=limit_s)
+        if self.has_endless:
+            running = (one for one in self.leases.values() if one.id and one.kept_until is None)
+            self.endless = next((one.id for one in running if one.until is None), "")
+            self.tell(f"{self.endless or 'nothing'} never ends")
         targets = dict(self.tickets)
         promised: dict[str, float] = {}
         in_all = sum(ticket.gpus + 1 for ticket in targets.values())
@@ -412,7 +485,7 @@ class Lab:
             self.check_state()
             self._keeps_its_word(said, promised)
             targets = {id_: one for id_, one in targets.items() if id_ in self.tickets}
-            if not targets:
+            if not any(map(self._could_be_served, targets.values())):
                 return
             self._next_end(said)
         self.pinned = self._pins()
@@ -432,32 +505,58 @@ class Lab:
     def _next_end(self, said: Decisions) -> None:
         at = self.now + LONGEST_S
         for held in self.leases.values():
-            own = min(held.until or float("inf"), held.since + LONGEST_S)
+            if self._is_endless(held):
+                continue
+            own = min(held.until or float("inf"), self._stops_at(held))
             at = min(at, own, held.kept_until or own)
         self.pass_time(max(1.0, at - self.now))
         for held in list(self.leases.values()):
-            if held.kept_until is None and held.since + LONGEST_S <= self.now:
+            is_over = held.kept_until is None and self._stops_at(held) <= self.now
+            if is_over and not self._is_endless(held):
                 self.end(held, "stops at last")
 
+    def _stops_at(self, held: Held) -> float:
+        """Not all at one time: whoever wants several must not find them free together by chance."""
+        return held.since + LONGEST_S - 700.0 * (sum(map(ord, held.id)) % 5)
+
+    def _is_endless(self, held: Held) -> bool:
+        return bool(held.id) and held.id == self.endless
+
     def _could_be_served(self, ticket: Ticket) -> bool:
+        """Whether it has a way with enough devices in a pool that nobody holds for ever.
+
+        Who waits for such a pool only keeps its other devices, which is why one is too many.
+        """
+        self.pinned = self._pins()
         empty = with_settings(Inventory(tuple(self.gpus)), self.settings.values(), {}).gpus
-        open_ = [one for one in empty if not one.drained and not one.health]
-        held = _counts(self.leases.values())
-        return any(True for _ in ways(self, ticket, open_, held))
+        endless = {
+            holding.gpu
+            for held in self.leases.values()
+            if self._is_endless(held)
+            for holding in held.holdings
+        }
+        blocked = {one.pool for one in empty if one.uuid in endless}
+        open_ = [
+            one for one in empty if not one.drained and not one.health and one.pool not in blocked
+        ]
+        return any(True for _ in ways(self, ticket, open_, self.leases.values()))
 
 
 def ways(
-    lab: Lab, ticket: Ticket, gpus: Sequence[Gpu], held: Counter[tuple[str, str]]
+    lab: Lab, ticket: Ticket, gpus: Sequence[Gpu], leases: Iterable[Held]
 ) -> Iterator[tuple[Grant, list[list[Gpu]]]]:
-    """Grants that a ticket may be served through, each with its devices, pool by pool."""
+    """Grants that a ticket may be served through beside these leases, with their pools' devices."""
+    leases = list(leases)
+    held = _counts(leases)
     for grant in lab.grants.values() if len(gpus) >= ticket.gpus else ():
         pools = lab_pools(lab, ticket, grant, gpus)
         if not any(len(members) >= ticket.gpus for members in pools):
             continue
-        used_h = lab.week_h[ticket.username, grant.id]
-        if grant.weekly_gpu_hours is not None and grant.weekly_gpu_hours - used_h < 60 / 3600:
+        if grant.valid_until is not None and grant.valid_until - lab.now < SHORTEST_S:
             continue
         if held[ticket.username, grant.id] + ticket.gpus > grant.count:
+            continue
+        if not lab.has_hours(ticket, grant, leases):
             continue
         yield grant, pools
 
@@ -498,7 +597,7 @@ class _Check:
         self.lab, self.inventory, self.said = lab, inventory, said
         self.free = lab.free()
         self.by_id = lab.leases
-        self.before = _counts(lab.leases.values())
+        self.before = dict(lab.leases)
         over = [
             held
             for held in lab.leases.values()
@@ -507,7 +606,7 @@ class _Check:
         ]
         for held in over:
             _check(held.id in said.release, f"{held.id} is over and not released")
-            self.before[held.username, held.grant] -= len(held.holdings)
+            del self.before[held.id]
             for holding in held.holdings:
                 self.free[holding.gpu].add(holding.slot)
         self.over = {held.id for held in over}
@@ -526,16 +625,16 @@ class _Check:
             _check(held.kept_until is not None, f"{id_} runs and was released")
             is_own = (held.username, held.servername) in servers
             _check(id_ in self.over or is_own, f"{id_} was released for nothing")
-        after = Counter(self.before)
+        after = {id_: held for id_, held in self.before.items() if id_ not in said.release}
+        for given in said.give:
+            after[f"for {given.ticket.id}"] = _as_held(given, self.lab.now)
         for given in said.give:
             if given.resumes:
                 self._resumed(given)
-                held = self.by_id[given.resumes]
-                after[held.username, held.grant] -= len(held.holdings)
             self._given(given)
-            after[given.ticket.username, given.grant.id] += given.ticket.gpus
+            self._lasts(given, after.values())
         self._refused()
-        self._waiting(after)
+        self._waiting(after.values())
 
     def _resumed(self, given: Give) -> None:
         held = self.by_id[given.resumes]
@@ -571,41 +670,51 @@ class _Check:
         limits = [lab.policy.max_lease_s, grant.max_lease_s]
         if grant.valid_until is not None:
             limits.append(grant.valid_until - lab.now)
-        if grant.weekly_gpu_hours is not None:
-            left_h = grant.weekly_gpu_hours - lab.week_h[ticket.username, grant.id]
-            weight = sum(lab.weight(holding) for holding in given.holdings)
-            limits.append(left_h * 3600 / weight)
         for limit in limits:
             if limit is not None:
                 is_within = given.until is not None and given.until <= lab.now + limit + 1e-3
                 _check(is_within, f"{name}: until {given.until}, limit {limit}")
+        is_long = given.until is None or given.until >= lab.now + SHORTEST_S - 1e-3
+        # What is given back after a crash ends when it would have ended.
+        _check(is_long or given.resumes, f"{name}: over as soon as it began")
         _check(given.until is None or given.until > lab.now, f"{name}: over before it began")
         _check(given.why.startswith("You get "), f"{name}: {given.why}")
 
-    def _own_kept(self, ticket: Ticket) -> Counter[tuple[str, str]]:
-        own: Counter[tuple[str, str]] = Counter()
-        for held in self.by_id.values():
-            is_own = (held.username, held.servername) == ticket.server
-            if held.kept_until is not None and is_own and held.id not in self.over:
-                own[held.username, held.grant] += len(held.holdings)
-        return own
+    def _lasts(self, given: Give, after: Iterable[Held]) -> None:
+        """It lasts as long as the limits and each week's hours allow, to the next week's end."""
+        lab, grant = self.lab, given.grant
+        if given.until is None or given.resumes or grant.weekly_gpu_hours is None:
+            return
+        limits = [lab.now + s for s in (lab.policy.max_lease_s, grant.max_lease_s) if s is not None]
+        limits += [] if grant.valid_until is None else [grant.valid_until]
+        limits.append(_SOME_MONDAY + (lab.week + 2) * _WEEK_S)
+        longer = replace(_as_held(given, lab.now), until=given.until + 1.0)
+        others = [held for held in after if held.id != longer.id]
+        is_longest = given.until >= min(limits) - 1e-3
+        is_longest |= lab.over_h(given.ticket.username, grant, [*others, longer]) > 0
+        _check(is_longest, f"{given.ticket.id} by {grant.id}: its hours last longer")
+
+    def _beside(self, ticket: Ticket, leases: Iterable[Held]) -> list[Held]:
+        """Without what is kept for this very server."""
+        return [
+            held
+            for held in leases
+            if held.kept_until is None or (held.username, held.servername) != ticket.server
+        ]
 
     def _refused(self) -> None:
         """Nobody is refused who has a way left."""
         if not self.said.refuse:
             return
-        most = Counter(self.before)
-        for given in self.said.give:
-            if not given.resumes:
-                most[given.ticket.username, given.grant.id] += given.ticket.gpus
+        most = list(self.before.values())
+        most += [_as_held(given, self.lab.now) for given in self.said.give if not given.resumes]
         for refused in self.said.refuse:
-            held = Counter(most)
-            held.subtract(self._own_kept(refused.ticket))
-            for grant, _ in ways(self.lab, refused.ticket, self.inventory.gpus, held):
+            beside = self._beside(refused.ticket, most)
+            for grant, _ in ways(self.lab, refused.ticket, self.inventory.gpus, beside):
                 raise Broken(f"{refused.ticket.id} was refused in spite of {grant.id}")
             _check(refused.message.endswith("."), refused.message)
 
-    def _waiting(self, after: Counter[tuple[str, str]]) -> None:
+    def _waiting(self, after: Collection[Held]) -> None:
         present = [waits for waits in self.said.wait if not waits.ticket.is_away]
         for waits in self.said.wait:
             _check(1 <= waits.place <= waits.of, f"place {waits.place} of {waits.of}")
@@ -620,18 +729,17 @@ class _Check:
         else:
             self._nothing_free(present[0], after)
 
-    def _nothing_free(self, waits: Wait, after: Counter[tuple[str, str]]) -> None:
+    def _nothing_free(self, waits: Wait, after: Collection[Held]) -> None:
         usable = [
             one
             for one in self.inventory.gpus
             if self.free[one.uuid] and not one.drained and not one.health
         ]
-        held = Counter(after)
-        held.subtract(self._own_kept(waits.ticket))
-        for grant, _ in ways(self.lab, waits.ticket, usable, held):
+        beside = self._beside(waits.ticket, after)
+        for grant, _ in ways(self.lab, waits.ticket, usable, beside):
             raise Broken(f"{waits.ticket.id} waits beside free devices of {grant.id}")
 
-    def _not_overtaken(self, present: list[Wait], after: Counter[tuple[str, str]]) -> None:
+    def _not_overtaken(self, present: list[Wait], after: Collection[Held]) -> None:
         given_in_turn = [given for given in self.said.give if not given.resumes]
         if not given_in_turn:
             return
@@ -648,29 +756,12 @@ class _Check:
         lab = self.lab
         if lab.now - ticket.since >= lab.policy.patience_s:
             return (0, ticket.seq)
-        priorities = [
-            grant.priority
-            for grant in lab.grants.values()
-            if lab_pools(lab, ticket, grant, lab.gpus) or self._covers(ticket, grant)
-        ]
+        beside = self._beside(ticket, self.before.values())
+        able = ways(lab, ticket, self.inventory.gpus, beside)
+        priorities = [grant.priority for grant, _ in able]
         used_h, step_h = lab.by_user_h[ticket.username], lab.policy.usage_step_h
         used = used_h // step_h if step_h else used_h
         return (1, -max(priorities, default=0) - ticket.boost, used, ticket.seq)
-
-    def _covers(self, ticket: Ticket, grant: Grant) -> bool:
-        """Whether a grant would give it, if there were such a device."""
-        fitting = gpu(99, grant.pool or ticket.pool)
-        if grant.gpus:
-            pinned = [one for one in self.lab.gpus if one.uuid in grant.gpus]
-            if ticket.pool and all(one.pool != ticket.pool for one in pinned):
-                return False
-            fitting = replace(fitting, uuid=grant.gpus[0], pool=ticket.pool)
-        share = grant.share if ticket.share == "any" else ticket.share
-        if share == "slot":
-            fitting = replace(fitting, mode="shared:2")
-        if share.startswith("mig:"):
-            fitting = replace(fitting, mig_profile=share[4:])
-        return bool(lab_pools(self.lab, ticket, grant, [fitting]))
 
 
 def _check(is_true: object, text: str) -> None:
@@ -680,6 +771,16 @@ def _check(is_true: object, text: str) -> None:
 
 def _is_valid(grant: Grant, now: float) -> bool:
     return (grant.valid_from or 0.0) <= now < (grant.valid_until or float("inf"))
+
+
+def _week(at: float) -> int:
+    """The number of a week that begins on a Monday, 00:00 UTC."""
+    return int((at - _SOME_MONDAY) // _WEEK_S)
+
+
+def _as_held(given: Give, now: float) -> Held:
+    ticket, id_ = given.ticket, f"for {given.ticket.id}"
+    return Held(id_, *ticket.server, given.holdings, given.grant.id, now, given.until)
 
 
 def _counts(leases: object) -> Counter[tuple[str, str]]:

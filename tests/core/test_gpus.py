@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 
 from pytorch_spawner.core.gpus import (
+    MIG_PROFILE,
     Gpu,
     GpuUuid,
     Link,
     build_gpu,
+    gpu_share,
     inventory_of,
     parse_inventory,
 )
@@ -177,3 +179,41 @@ def test_a_device_comes_back_from_its_own_json() -> None:
     drained = Gpu(GpuUuid("GPU-0003"), drained="The fan is loud.", cdi_name="x/y=z", pool="big")
     for gpu in (GPU, drained):
         assert build_gpu(9, json.loads(json.dumps(asdict(gpu)))) == gpu
+
+
+@pytest.mark.parametrize(
+    ("profile", "mode", "expected"),
+    [
+        ("", "exclusive", 1.0),
+        ("", "shared:4", 1 / 4),
+        ("1g.10gb", "exclusive", 1 / 7),
+        ("3g.40gb", "exclusive", 3 / 7),
+        ("1c.3g.40gb", "exclusive", 1 / 7),
+        ("2c.4g.40gb", "shared:2", 1 / 7),
+        ("1g.24gb+me.all", "exclusive", 1 / 7),
+        ("9g.80gb", "exclusive", 1.0),
+    ],
+)
+def test_every_mig_profile_there_may_be_has_a_share(
+    profile: str, mode: str, expected: float
+) -> None:
+    assert not profile or MIG_PROFILE.fullmatch(profile)
+    assert gpu_share(Gpu(GpuUuid("MIG-1"), mig_profile=profile, mode=mode)) == expected
+
+
+def test_a_gpu_is_not_given_beside_its_own_instances() -> None:
+    whole = {"uuid": "GPU-1234", "mode": "mig"}
+    parts = [
+        {"uuid": f"MIG-{number:04d}", "mig_profile": "1g.10gb", "parent": "GPU-1234"}
+        for number in range(2)
+    ]
+    assert len(parse_inventory([whole, *parts]).gpus) == 3
+    assert len(parse_inventory(parts).gpus) == 2, "a parent that is not listed is given to nobody"
+    for mode in ("exclusive", "shared:2"):
+        with pytest.raises(BadRequest) as refused:
+            parse_inventory([{**whole, "mode": mode}, *parts])
+        for place in (1, 2):
+            fault = f"device {place}: parent 'GPU-1234' is listed without the mode \"mig\""
+            assert fault in refused.value.public_message
+    with pytest.raises(BadRequest, match="without the mode"):
+        parse_inventory([{"uuid": "GPU-1234"}, parts[0]])

@@ -273,19 +273,21 @@ def test_a_reserved_device_is_lent_to_who_ends_in_time(
     assert (find(on, ends_at=ends_at) is not None) == is_given
 
 
-def test_what_is_gathered_is_of_the_fullest_pool_that_has_enough_in_service() -> None:
+def test_what_could_be_kept_is_told_for_each_pool_that_has_enough_in_service() -> None:
     gpus = [
         gpu(0, pool="a"),
         gpu(1, pool="a"),
         gpu(2, pool="b"),
         gpu(3, pool="b", drained="Fans."),
         gpu(4, pool="c"),
+        gpu(5, pool="d"),
+        gpu(6, pool="d"),
     ]
-    on = board(gpus, {"GPU-0001": {0}})
+    on = board(gpus, {"GPU-0001": {0}, "GPU-0005": {0}, "GPU-0006": {0}})
     kind = on.kind("", (), "any", "")
     assert on.find(kind, 2) is None
-    narrowed, kept = on.gather(kind, 2)
-    assert (narrowed.pool, numbers(kept)) == ("a", [0])
+    gathered = [(narrowed.pool, numbers(kept)) for narrowed, kept in on.gather(kind, 2)]
+    assert gathered == [("a", [0]), ("d", [])]
     assert (on.most_at_once(kind), on.most_at_once(kind, in_service=True)) == (2, 2)
     assert on.most_at_once(on.kind("b", (), "any", ""), in_service=True) == 1
 
@@ -309,6 +311,17 @@ def test_what_a_device_serves(one: Gpu, shares: set[str]) -> None:
 # -- the admin's settings ------------------------------------------------------------------------
 
 SHARED = gpu(0, mode="shared:2")
+
+
+@pytest.mark.parametrize(
+    "one",
+    [gpu(0, mode="mig"), gpu(0, mig_profile="1g.10gb", parent="GPU-0009")],
+    ids=["a GPU in MIG mode", "an instance"],
+)
+def test_a_mode_decided_before_the_gpu_was_cut_by_mig_is_ignored(one: Gpu) -> None:
+    stale = DeviceSetting(one.uuid, pool="big", mode="shared:2", drained="Fans.")
+    (got,) = with_settings(Inventory((one,)), [stale], {}).gpus
+    assert (got.mode, got.pool, got.drained) == (one.mode, "big", "Fans.")
 
 
 @pytest.mark.parametrize(

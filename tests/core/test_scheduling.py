@@ -640,14 +640,19 @@ def test_what_is_resumed_in_this_very_pass_is_promised_to_nobody() -> None:
 @pytest.mark.parametrize(
     ("others", "ends_s", "expected_s", "says"),
     [
-        ([], HOUR + 1, HOUR, "Nobody is ahead of you; the next GPU is expected when eve's time"),
-        ([], HOUR, None, "No GPU is expected to be free before your grant ends (grant of group"),
-        ([ALL], HOUR, None, "the next GPU is free when somebody stops their server."),
+        ([], HOUR + 60, HOUR, "Nobody is ahead of you; the next GPU is expected when eve's time"),
+        (
+            [],
+            HOUR + 59,
+            None,
+            "No GPU is expected to be free before your grant ends (grant of grou",
+        ),
+        ([ALL], HOUR, HOUR, "Nobody is ahead of you; the next GPU is expected when eve's time"),
     ],
     ids=[
-        "the grant lasts a second longer",
-        "the grant ends at that very second",
-        "it ends, and another one serves later: nobody knows when",
+        "the grant lasts a minute longer",
+        "the grant ends before a minute has passed",
+        "it ends, and another one serves then",
     ],
 )
 def test_nobody_is_promised_a_time_at_which_the_grant_is_over(

@@ -6,8 +6,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pytorch_spawner.core import scheduling
+from pytorch_spawner.core.gpus import GpuUuid
+from pytorch_spawner.core.placement import Holding
+from pytorch_spawner.core.reservation import Reservations
+from pytorch_spawner.core.tickets import Held
 from tests.core import soak
-from tests.core.lab_model import HEAD, LABS, OPERATIONS, Broken, Lab, play
+from tests.core.lab_model import HEAD, LABS, OPERATIONS, START, USERS, Broken, Lab, play
 
 # Long enough for something to happen; whoever shrinks fills with zeros, which is quiet.
 STORIES = st.binary(min_size=HEAD + 24, max_size=HEAD + 80)
@@ -47,11 +52,22 @@ def test_a_story_that_once_failed(story: str) -> None:
     play(bytes.fromhex(story))
 
 
-def test_every_lab_comes_to_rest_with_every_grant_and_both_ways_of_waiting() -> None:
+# The grants that pin GPUs, which in a small lab leave nothing for those they do not name.
+PINS = 8 + 64
+
+
+def test_every_lab_serves_everybody_with_every_grant_and_both_ways_of_waiting() -> None:
     crowd = bytes(byte for arg in range(0, 120, 3) for byte in (0, arg))
-    for lab in range(len(LABS)):
+    overtaking = False
+    for lab in range(2 * len(LABS)):
         for policy in (0, 64, 128 + 16, 128 + 4 + 3):
-            assert not play(bytes([lab, policy, 255]) + crowd).has_rivals or policy & 128
+            play(bytes([lab, policy, 255]) + crowd)
+            it = play(bytes([lab, policy, 255 - PINS]) + crowd)
+            assert it.has_endless or set(USERS) <= set(it.served), (lab, policy)
+            rivals = [name for name in it.served if name.startswith("r")]
+            assert it.has_rivals or not rivals, (lab, policy)
+            overtaking |= bool(rivals)
+    assert overtaking, "no rival was ever served"
 
 
 def test_the_model_notices_what_it_is_there_for() -> None:
@@ -63,6 +79,36 @@ def test_the_model_notices_what_it_is_there_for() -> None:
     lab.leases["again"] = held
     with pytest.raises(Broken, match="held twice"):
         lab.check_state()
+
+
+def _starving(policy: int) -> Lab:
+    """Two pools of two: one device of zeta is held for ever, those of alpha in turn by rivals."""
+    lab = Lab(5 + 8, policy, 1 + 4)
+    for name, number, since_s in (("eve", 3, 60.0), ("zoe", 0, 60.0), ("fay", 1, 3660.0)):
+        slot = Holding(GpuUuid(f"GPU-{number:04d}"))
+        lab.leases[f"l-{name}"] = Held(f"l-{name}", name, "", (slot,), "all", START - since_s)
+    lab.arrive(5)  # ana wants two, by her group's grant
+    return lab
+
+
+@pytest.mark.parametrize("policy", [128, 128 + 32], ids=["no end is known", "leases have an end"])
+def test_who_wants_two_is_served_though_one_pool_is_held_for_ever(policy: int) -> None:
+    it = _starving(policy)
+    it.settle()
+    assert it.served["ana"] == 1
+    assert sum(it.served.values()) > 3, "rivals came in between"
+
+
+def test_the_model_notices_who_starves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what was once done: only the pool with the most free devices is ever kept."""
+    monkeypatch.setattr(
+        Reservations,
+        "_soonest",
+        lambda _, places: max(places, key=lambda place: len(place.free))._replace(told=None),
+    )
+    monkeypatch.setattr(scheduling._Pass, "_is_past", lambda *_: False)
+    with pytest.raises(Broken, match="t1 waited beyond the bound"):
+        _starving(128).settle()
 
 
 def test_every_operation_is_played() -> None:

@@ -158,7 +158,7 @@ def test_the_hours_of_a_week_end_and_begin_anew_on_monday() -> None:
 
 
 def test_a_grant_counts_from_its_day() -> None:
-    grants = (Grant("g", valid_from=A_MONDAY + 50, valid_until=A_MONDAY + 150),)
+    grants = (Grant("g", valid_from=A_MONDAY + 50, valid_until=A_MONDAY + 165),)
     jobs = (Job(0, "ana", 10), Job(60, "bob", 1000), Job(200, "cyd", 10))
     said = simulate(jobs, lab(3), grants, Policy())
     assert (said.waits.served, said.refused, said.cut_short) == (1, 2, 1)

@@ -6,7 +6,8 @@ import logging
 from typing import Any
 
 from pytorch_spawner.core import identity
-from pytorch_spawner.core.grants import Grant, Known, parse_grants
+from pytorch_spawner.core.grant_rows import Known, parse_grants
+from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.tickets import Policy
 from pytorch_spawner.dispatch import Rules
 from pytorch_spawner.errors import BadRequest

@@ -20,7 +20,8 @@ from typing import Any, Final, NoReturn, TypeVar
 import yaml
 
 from pytorch_spawner.core.gpus import Inventory, parse_inventory
-from pytorch_spawner.core.grants import Grant, Known, parse_grants
+from pytorch_spawner.core.grant_rows import Known, parse_grants
+from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.placement import PREFERENCES
 from pytorch_spawner.core.scheduling import Policy
 from pytorch_spawner.core.simulation import A_MONDAY, Outcome, Waits, simulate

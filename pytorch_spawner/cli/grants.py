@@ -22,7 +22,8 @@ from pytorch_spawner.cli.common import (
     table,
     who,
 )
-from pytorch_spawner.core.grants import Grant, GrantBook, Known, explain, parse_grants
+from pytorch_spawner.core.grant_rows import Known, parse_grants
+from pytorch_spawner.core.grants import Grant, GrantBook, explain
 from pytorch_spawner.errors import BadRequest, LabError
 from pytorch_spawner.ledger.store import Change, Ledger
 

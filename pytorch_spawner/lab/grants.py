@@ -13,7 +13,8 @@ from typing import Any
 from tornado.httpclient import HTTPClientError
 
 from pytorch_spawner.core.gpus import Inventory
-from pytorch_spawner.core.grants import Grant, GrantBook, Known, explain, parse_grants
+from pytorch_spawner.core.grant_rows import Known, parse_grants
+from pytorch_spawner.core.grants import Grant, GrantBook, explain
 from pytorch_spawner.errors import BadRequest
 from pytorch_spawner.lab import auth, hub_api
 from pytorch_spawner.lab.handlers import ApiError, ApiHandler

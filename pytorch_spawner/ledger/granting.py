@@ -10,6 +10,7 @@ from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
 
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory, build_gpu
+from pytorch_spawner.core.grant_rows import conflicts
 from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.placement import DeviceSetting
 from pytorch_spawner.errors import BadRequest
@@ -80,16 +81,24 @@ class Granting(Database):
             The grants of that source as they are now.
 
         Raises:
-            BadRequest: Another source has a grant of one of these ids; nothing was written.
+            BadRequest: Another source has a grant of one of these ids, or pins one of these GPUs to
+                somebody else; nothing was written.
         """
         with self._transaction() as session:
             known = self._grants(session, hub)
             before = {grant.id: grant for grant in known if grant.source == source}
             others = {grant.id: grant for grant in known if grant.source != source}
             after = {grant.id: grant for grant in change(tuple(before.values()))}
-            if taken := sorted(others.keys() & after.keys()):
-                faults = [f"the {others[one].source} has a grant {one}" for one in taken]
-                raise BadRequest(f"Another id, please: {'; '.join(faults)}.", faults=faults)
+            # The hub's own word (configuration, groups) is written down in any case; an admin who
+            # contradicts it is told.
+            faults = conflicts([*others.values(), *after.values()]) if source == "ledger" else []
+            faults += [
+                f"the {others[one].source} has a grant {one}" for one in others if one in after
+            ]
+            if faults:
+                raise BadRequest(
+                    "The grants contradict others: " + "; ".join(faults) + ".", faults=faults
+                )
             at = self._moment(session, hub)
             for grant_id in sorted({*before, *after}):
                 self._change_grant(session, hub, by, at, before.get(grant_id), after.get(grant_id))

@@ -9,14 +9,15 @@ import time
 from collections.abc import Callable
 
 from pytorch_spawner.ledger.granting import Change
-from pytorch_spawner.ledger.leasing import Lease, Leasing, QueueState, Waiting
+from pytorch_spawner.ledger.leases import Lease
 from pytorch_spawner.ledger.people import People
+from pytorch_spawner.ledger.queueing import Queueing, QueueState, Waiting
 from pytorch_spawner.ledger.starts import Start, Starts
 
 __all__ = ["Change", "Lease", "Ledger", "QueueState", "Start", "Waiting"]
 
 
-class Ledger(Leasing, Starts, People):
+class Ledger(Queueing, Starts, People):
     """The one shared state of a lab; safe to share between threads."""
 
     @classmethod

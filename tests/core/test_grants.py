@@ -9,16 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
+from pytorch_spawner.core.grant_rows import Known, parse_grants
 from pytorch_spawner.core.grants import (
     Grant,
     GrantBook,
-    Known,
     count_of,
     covers,
     explain,
     hours,
     next_week,
-    parse_grants,
     share_name,
     week_start,
 )

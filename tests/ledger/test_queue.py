@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from queueing import HUB, REQUEST, begin, first_come, give, take
+from queueing import HUB, ONE, REQUEST, begin, first_come, give, take
 
 from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.errors import BadRequest
@@ -80,6 +80,14 @@ def test_grants_of_two_sources_do_not_share_an_id(ledger: Ledger) -> None:
     with pytest.raises(BadRequest, match="the config has a grant all"):
         ledger.write_grants(HUB, [Grant("all")], "root")
     assert [grant.source for grant in ledger.grants(HUB)] == ["config"]
+
+
+def test_a_gpu_that_the_configuration_pins_to_one_is_not_pinned_to_another(ledger: Ledger) -> None:
+    pinned = Grant("config:a", "user", "ana", gpus=(ONE.uuid,), source="config")
+    ledger.write_grants(HUB, [pinned], "configuration", source="config")
+    with pytest.raises(BadRequest, match=r"pinned to user ana \(config:a\) and to user bo"):
+        ledger.write_grants(HUB, [Grant("b", "user", "bo", gpus=(ONE.uuid,))], "root")
+    assert ledger.grants(HUB) == (pinned,)
 
 
 def test_a_change_is_made_of_what_is_there(ledger: Ledger) -> None:

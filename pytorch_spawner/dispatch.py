@@ -20,7 +20,7 @@ from pytorch_spawner.core.gpus import Gpu, Inventory
 from pytorch_spawner.core.grants import Grant, GrantBook
 from pytorch_spawner.core.placement import with_settings
 from pytorch_spawner.core.scheduling import schedule
-from pytorch_spawner.core.tickets import Decisions, Held, Policy, Refuse, Wait
+from pytorch_spawner.core.tickets import Decisions, Held, Policy, Refuse, Ticket, Wait
 from pytorch_spawner.errors import (
     BadRequest,
     LabError,
@@ -205,6 +205,16 @@ class Dispatcher:
     # -- the task -------------------------------------------------------------------------------
 
     async def _begin(self, rules: Rules) -> None:
+        """Before anything else: what a process does once, and what the configuration says now.
+
+        In a task of its own: a start that is cancelled meanwhile leaves its ledger thread behind,
+        which must not mark away who came after it.
+        """
+        task = asyncio.create_task(self._begin_in_turn(rules))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await asyncio.shield(task)
+
+    async def _begin_in_turn(self, rules: Rules) -> None:
         """At the first start of this process nobody waits yet: old tickets lost their waiters."""
         async with self._beginning:
             if not self._has_begun:
@@ -248,9 +258,11 @@ class Dispatcher:
                 await self._pass()
                 passed_at = time.monotonic()
             except LabError as error:
+                version = -1
                 self._fail_new(error)
                 await asyncio.sleep(_LOOK_S)
             except Exception as error:  # one odd answer must not leave the queue without a task
+                version = -1
                 log.exception("a pass of the queue failed")
                 self._fail_new(error)
                 await asyncio.sleep(_LOOK_S)
@@ -281,16 +293,14 @@ class Dispatcher:
 
         def decide(state: QueueState) -> Decisions:
             seen = lay_out(state, inventory, running)
-            decisions = schedule(
-                seen,
-                _all_held(state, running),
+            held, book = _all_held(state, running), self._book_of(state.grants, rules)
+            return _without_impatient(
+                lambda tickets: schedule(
+                    seen, held, tickets, book, state.usage, state.now, rules.policy
+                ),
                 state.tickets,
-                self._book_of(state.grants, rules),
-                state.usage,
-                state.now,
-                rules.policy,
+                {one for one, waiter in dict(self._waiters).items() if waiter.on_busy != "queue"},
             )
-            return _impatient(decisions, dict(self._waiters))
 
         decisions, leases = await lab.call(lambda ledger: ledger.decide(lab.hub, decide))
         self._tell(joined, decisions, leases)
@@ -361,26 +371,39 @@ def _all_held(state: QueueState, running: Iterable[engine.LabContainer]) -> list
     ]
 
 
-def _impatient(decisions: Decisions, waiting: Mapping[str, _Waiter]) -> Decisions:
-    """Refuse, in the same transaction, those who would not wait."""
-    stay, leave = [], []
-    for wait in decisions.wait:
-        waiter = waiting.get(wait.ticket.id)
-        if waiter is None or waiter.on_busy == "queue":
-            stay.append(wait)
-            continue
-        said = wait.trouble or (
-            "All GPUs that you may use are in use or kept for those ahead of you."
-        )
-        leave.append(
-            Refuse(
-                wait.ticket,
-                "no-gpu-available",
-                f"{said} Try again in a while, start without a GPU, or ask the lab's admin who "
-                "holds them.",
-            )
-        )
-    return replace(decisions, wait=tuple(stay), refuse=(*decisions.refuse, *leave))
+def _without_impatient(
+    decide: Callable[[Sequence[Ticket]], Decisions],
+    tickets: Sequence[Ticket],
+    impatient: Set[str],
+) -> Decisions:
+    """Decide, and refuse in the same transaction those who would not wait.
+
+    What is kept for one of them who wants several GPUs is not kept from those behind: it is decided
+    again without that ticket.
+    """
+    refused: list[Refuse] = []
+    while True:
+        decisions = decide(tickets)
+        leave = [wait for wait in decisions.wait if wait.ticket.id in impatient]
+        keeps = next((wait for wait in leave if wait.ticket.gpus > 1), None)
+        if keeps is None:
+            break
+        refused.append(_refusal(keeps))
+        tickets = [ticket for ticket in tickets if ticket.id != keeps.ticket.id]
+    return replace(
+        decisions,
+        wait=tuple(wait for wait in decisions.wait if wait.ticket.id not in impatient),
+        refuse=(*decisions.refuse, *refused, *map(_refusal, leave)),
+    )
+
+
+def _refusal(wait: Wait) -> Refuse:
+    said = wait.trouble or "All GPUs that you may use are in use or kept for those ahead of you."
+    return Refuse(
+        wait.ticket,
+        "no-gpu-available",
+        f"{said} Try again in a while, start without a GPU, or ask the lab's admin who holds them.",
+    )
 
 
 def _error(refuse: Refuse) -> LabError:

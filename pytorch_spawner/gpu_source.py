@@ -109,6 +109,8 @@ class GpuSource:
     async def _ask(self, spec: Spec) -> Inventory:
         raw, good_s = await self._raw(spec)
         now = time.monotonic()
+        if not raw.gpus and self._known is None:
+            await self._remember(spec, now)
         before = self._known
         is_same_lab = before is not None and before[0] == replace(spec, helper_image="")
         if (
@@ -138,6 +140,15 @@ class GpuSource:
                 log.warning("the inventory was not written down: %s", error)
         return inventory
 
+    async def _remember(self, spec: Spec, now: float) -> None:
+        """After a reboot the hub may be up before the driver; that sends nobody away."""
+        try:
+            last = await self._lab.call(lambda ledger: ledger.read_inventory(self._lab.hub))
+        except LabError:
+            return
+        if last.gpus and not spec.static:
+            self._known, self._good_at = (replace(spec, helper_image=""), last), now
+
     async def _raw(self, spec: Spec) -> tuple[Inventory, float]:
         if spec.static:
             return parse_inventory(list(spec.static)), _DRIVER_S
@@ -160,4 +171,4 @@ class GpuSource:
             return Inventory(reason=f"{local.reason} {error.public_message}"), _DRIVER_S
         if asked.gpus:
             return asked, _HELPER_S
-        return Inventory(reason=f"{local.reason} {asked.reason}".strip()), _HELPER_S
+        return Inventory(reason=f"{local.reason} {asked.reason}".strip()), _DRIVER_S

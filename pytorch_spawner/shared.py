@@ -195,13 +195,18 @@ class Lab:
         )
 
     async def begin_start(
-        self, username: str, servername: str, wanted: Request, groups: Sequence[str]
+        self, username: str, servername: str, wanted: Request, groups: Sequence[str], lane: str
     ) -> Start:
-        """Write down that a server starts."""
-        return await self.call(
-            lambda ledger: ledger.begin_start(
+        """Write down that a server starts.
+
+        In the server's lane: what a start that was cancelled left under way comes first, and does
+        not end the one after it.
+        """
+        return await self.in_lane(
+            lane,
+            lambda: self.ledger().begin_start(
                 self.hub, username, servername, wanted.as_json(), groups
-            )
+            ),
         )
 
     async def end_start(self, start: Start, outcome: str) -> None:

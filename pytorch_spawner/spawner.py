@@ -116,7 +116,9 @@ class PyTorchSpawner(ContainerSpawner):
     async def _begin(self, wanted: request.Request) -> None:
         groups = sorted(group.name for group in self.user.groups)
         try:
-            self._start = await self.lab.begin_start(self.user.name, self.name, wanted, groups)
+            self._start = await self.lab.begin_start(
+                self.user.name, self.name, wanted, groups, self.object_name
+            )
         except LedgerUnavailable as error:
             if wanted.gpus:
                 raise

@@ -22,6 +22,7 @@ from docker.errors import DockerException
 
 IMAGE = "pytorch-spawner-test/python:tiny"
 _ADDRESSES = "base=10.213.0.0/16,size=24"
+_BRIDGE_ADDRESS = "10.214.255.1/24"
 # Python, tini and a shell, with what they load: all that the agent and a small server need.
 _PACK = r"""
 set -e
@@ -42,6 +43,8 @@ def missing() -> str:
         return "a second Docker Engine needs root"
     if not shutil.which("dockerd"):
         return "dockerd is not installed on this machine: the engine runs elsewhere"
+    if not shutil.which("ip"):
+        return "a second Docker Engine needs the command ip (package iproute2)"
     return ""
 
 
@@ -55,12 +58,18 @@ class PrivateEngine:
         self.dir.mkdir(mode=0o700)
         self.url = f"unix://{self.dir}/docker.sock"
         self.log = self.dir / "dockerd.log"
+        # An interface's name has 15 characters at most.
+        self.bridge = f"pe-{self.dir.name.rpartition('-')[2]}"
         self._daemon: subprocess.Popen[bytes] | None = None
 
     def start(self, timeout_s: float = 30) -> float:
         """Start dockerd and wait until it answers; return the seconds that took."""
         began = time.monotonic()
         namespace = self.dir.name
+        if not Path(f"/sys/class/net/{self.bridge}").exists():
+            _ip("link", "add", self.bridge, "type", "bridge")
+            _ip("address", "add", _BRIDGE_ADDRESS, "dev", self.bridge)
+            _ip("link", "set", self.bridge, "up")
         words = [
             "dockerd",
             f"--host={self.url}",
@@ -70,7 +79,9 @@ class PrivateEngine:
             f"--containerd-namespace={namespace}",
             f"--containerd-plugins-namespace={namespace}-plugins",
             f"--default-address-pool={_ADDRESSES}",
-            "--bridge=none",
+            # Not "none": dockerd then removes docker0, which belongs to the machine's own engine
+            # (daemon_unix.go, removeDefaultBridgeInterface).
+            f"--bridge={self.bridge}",
             "--iptables=false",
             "--ip6tables=false",
             "--ip-masq=false",
@@ -146,10 +157,15 @@ class PrivateEngine:
             place = mount.split()[4]
             if place.startswith(f"{self.dir}/"):
                 subprocess.run(["umount", "--lazy", place], check=False)
+        _ip("link", "delete", self.bridge)
         shutil.rmtree(self.dir)
 
     def tail(self, lines: int = 20) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
 @contextmanager

@@ -19,9 +19,12 @@ NONE = Inventory(reason="The driver does not answer.")
 class Source(GpuSource):
     """Answers that a test gives, in order; the last one again and again."""
 
-    def __init__(self, *answers: Inventory) -> None:
+    def __init__(self, *answers: Inventory, known: Inventory = NONE) -> None:
         self.written: list[Inventory] = []
-        ledger = SimpleNamespace(write_inventory=lambda _hub, said: self.written.append(said))
+        ledger = SimpleNamespace(
+            write_inventory=lambda _hub, said: self.written.append(said),
+            read_inventory=lambda _hub: known,
+        )
 
         async def call(function: Any) -> Any:
             return function(ledger)
@@ -61,6 +64,13 @@ async def test_gpus_that_stay_away_are_gone(monkeypatch: pytest.MonkeyPatch) -> 
 async def test_a_gpu_fewer_is_believed_at_once() -> None:
     one = Inventory(TWO.gpus[:1])
     assert await look(Source(TWO, one)) == one
+
+
+async def test_a_hub_that_is_up_before_the_driver_knows_the_gpus_of_before() -> None:
+    source = Source(NONE, TWO, known=TWO)
+    assert await source.read(Spec()) == TWO
+    assert source.written == [], "nothing is forgotten either"
+    assert await look(source) == TWO
 
 
 async def test_a_lab_without_gpus_says_why_at_once() -> None:

@@ -245,6 +245,8 @@ def _create_whole(url: str) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.stat().st_size:
+        return
     with _locked(path.parent):
         if path.exists():
             if path.stat().st_size == 0:
@@ -270,10 +272,22 @@ def _create_whole(url: str) -> None:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """One process at a time creates a ledger in a folder."""
+    """One process at a time creates a ledger in a folder.
+
+    Raises:
+        OSError: Another one does not get done, or the file system knows no locks.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        deadline = time.monotonic() + _BUSY_S
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
         yield
     finally:
         os.close(handle)
@@ -329,6 +343,8 @@ def _look(uri: str, question: str) -> str:
     try:
         (answer,) = connection.execute(question).fetchone()
     except sqlite3.DatabaseError as error:
+        if "locked" in str(error):  # SQLITE_BUSY, SQLITE_LOCKED: no damage, somebody is at it
+            raise LedgerUnavailable(_BUSY, detail=str(error)) from error
         return str(error)
     finally:
         connection.close()

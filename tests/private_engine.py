@@ -21,7 +21,6 @@ import docker
 from docker.errors import DockerException
 
 IMAGE = "pytorch-spawner-test/python:tiny"
-_ADDRESSES = "base=10.213.0.0/16,size=24"
 _BRIDGE_ADDRESS = "10.214.255.1/24"
 # Python, tini and a shell, with what they load: all that the agent and a small server need.
 _PACK = r"""
@@ -78,9 +77,9 @@ class PrivateEngine:
             f"--pidfile={self.dir}/docker.pid",
             f"--containerd-namespace={namespace}",
             f"--containerd-plugins-namespace={namespace}-plugins",
-            f"--default-address-pool={_ADDRESSES}",
-            # Not "none": dockerd then removes docker0, which belongs to the machine's own engine
-            # (daemon_unix.go, removeDefaultBridgeInterface).
+            # Not "none", and no address pool of its own: at a start, or a restart, dockerd would
+            # remove docker0, which belongs to the machine's own engine (daemon_unix.go,
+            # removeDefaultBridgeInterface).
             f"--bridge={self.bridge}",
             "--iptables=false",
             "--ip6tables=false",
@@ -172,9 +171,12 @@ def _ip(*words: str) -> None:
 def private_engine(source_image: str) -> Iterator[PrivateEngine]:
     """A running engine that holds ``IMAGE``; gone again afterwards."""
     engine = PrivateEngine()
+    others = Path("/sys/class/net/docker0")
+    was_there = others.exists()
     try:
         engine.start()
         engine.load_image(source_image)
         yield engine
     finally:
         engine.remove()
+        assert others.exists() == was_there, "the machine's own engine lost its bridge"

@@ -108,17 +108,27 @@ class GrantBook:
             grant.id for grant in self.grants if grant.weekly_gpu_hours is not None
         )
         self._by_subject: dict[tuple[str, str], list[Grant]] = {}
+        self._of_person: dict[tuple[str, tuple[str, ...]], tuple[tuple[Grant, ...], bool]] = {}
         for grant in sorted(self.grants, key=_precedence):
             self._by_subject.setdefault((grant.to, grant.subject), []).append(grant)
 
     def for_person(self, username: str, groups: Sequence[str], now: float) -> tuple[Grant, ...]:
         """The grants that a person has now, the first to be used first (see the module's text)."""
-        mine = list(self._by_subject.get(("user", username), ()))
-        ours = [grant for group in groups for grant in self._by_subject.get(("group", group), ())]
-        if len(groups) > 1:
-            ours.sort(key=_precedence)
-        everyones = self._by_subject.get(("everyone", ""), ())
-        return tuple(grant for grant in (*mine, *ours, *everyones) if grant.is_valid(now))
+        # The same for all of the same groups whom no grant names; asked for in every decision.
+        key = (username if self.has_personal(username) else "", tuple(groups))
+        known = self._of_person.get(key)
+        if known is None:
+            mine = list(self._by_subject.get(("user", username), ()))
+            ours = [one for group in groups for one in self._by_subject.get(("group", group), ())]
+            if len(groups) > 1:
+                ours.sort(key=_precedence)
+            found = (*mine, *ours, *self._by_subject.get(("everyone", ""), ()))
+            is_dated = any(
+                one.valid_from is not None or one.valid_until is not None for one in found
+            )
+            known = self._of_person[key] = (found, is_dated)
+        found, is_dated = known
+        return tuple(one for one in found if one.is_valid(now)) if is_dated else found
 
     def has_personal(self, username: str) -> bool:
         """Whether any grant names this very user."""

@@ -13,6 +13,9 @@ import queueing
 
 from pytorch_spawner.ledger.store import Ledger
 
+# Waits for locks, and for other processes.
+pytestmark = pytest.mark.slow
+
 PROCESSES = 4
 ROUNDS = 25
 

@@ -22,6 +22,9 @@ from pytorch_spawner.errors import LedgerUnavailable
 from pytorch_spawner.ledger import database
 from pytorch_spawner.ledger.store import Ledger
 
+# Waits for locks, and for other processes.
+pytestmark = pytest.mark.slow
+
 # Twice the time after which the ledger is tried again, so that a busy machine passes, too.
 T = TypeVar("T")
 PATIENCE_S = 2 * database._RETRY_S + 2

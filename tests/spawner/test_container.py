@@ -188,4 +188,5 @@ def test_a_server_that_is_shut_down_from_inside_keeps_no_gpu(lab: Lab) -> None:
     """JupyterLab's own "Shut Down" ends with exit code 0; a crash does not."""
     lab.start_server("ana")
     lab.exec("ana", "sh", "-c", "kill -TERM 1")
-    lab.wait_until(lambda: lab.leases() == (), 15, "the GPU is still held")
+    lab.wait_until(lambda: lab.server("ana") is None, 15, "the hub takes it for alive")
+    assert lab.leases() == (), "the GPU is still held"

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import docker
 import requests
@@ -20,11 +20,28 @@ from tests.lab_driver import Lab
 
 _LABEL = "org.pytorch-spawner."
 _AGAIN_S = 0.05
+_OVERLAP_S = 2.0
 
 
-@dataclass
-class Watch:
-    """Follows the engine's own events, so that no container runs too briefly to be seen.
+class _Listed(NamedTuple):
+    """What ran at one moment, as the engine listed it."""
+
+    at_ns: int
+    running: Mapping[str, tuple[str, ...]]
+
+
+class _Event(NamedTuple):
+    """One container started or died."""
+
+    at_ns: int
+    action: str
+    container: str
+    gpus: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What was seen from the first look to the last.
 
     Attributes:
         doubles: GPUs that two containers had at the same time.
@@ -32,13 +49,38 @@ class Watch:
         count: How many were started.
     """
 
+    doubles: frozenset[str]
+    most: int
+    count: int
+
+
+@dataclass
+class Watch:
+    """Follows the engine's own events, so that no container runs too briefly to be seen."""
+
     lab: Lab
-    doubles: set[str] = field(default_factory=set)
-    most: int = 0
-    count: int = 0
-    _running: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    _heard_at: int = 0
+    _listings: list[_Listed] = field(default_factory=list)
+    _events: set[_Event] = field(default_factory=set)
     _over: threading.Event = field(default_factory=threading.Event)
+
+    def seen(self) -> Seen:
+        """Replay it by the engine's own times, for it tells of two containers in any order."""
+        running: dict[str, tuple[str, ...]] = {}
+        doubles: set[str] = set()
+        most = count = 0
+        all_told: list[_Listed | _Event] = [*self._listings, *self._events]
+        for told in sorted(all_told, key=lambda told: told.at_ns):
+            if isinstance(told, _Listed):
+                running = dict(told.running)
+            elif told.action == "die":
+                running.pop(told.container, None)
+            else:
+                count += 1
+                running[told.container] = told.gpus
+            most = max(most, len(running))
+            times = Counter(gpu for held in running.values() for gpu in held)
+            doubles.update(gpu for gpu, holders in times.items() if holders > 1)
+        return Seen(frozenset(doubles), most, count)
 
     @contextmanager
     def following(self) -> Iterator[Watch]:
@@ -64,33 +106,23 @@ class Watch:
         since = time.time()
         try:
             rows = client.containers(filters={"label": ours, "status": "running"})
-            self._running = {row["Id"]: _gpus(row["Labels"]) for row in rows}
-            self._look()
+            listed = {row["Id"]: _gpus(row["Labels"]) for row in rows}
+            self._listings.append(_Listed(int(since * 1e9), listed))
             # In pieces of a second, for a stream that says nothing cannot be told to end.
             while not self._over.is_set():
                 until = time.time() + 1
                 filters = {"type": "container", "label": ours, "event": ["start", "die"]}
                 for line in client.events(f"{since:.9f}", f"{until:.9f}", filters):
-                    self._hear(json.loads(line))
-                since = until
+                    self._events.add(_event(json.loads(line)))
+                # The engine stamps an event before it tells it, so a piece's end may lack one.
+                since = until - _OVERLAP_S
         finally:
             client.close()
 
-    def _hear(self, event: Mapping[str, Any]) -> None:
-        if event["timeNano"] <= self._heard_at:
-            return  # the end of one piece is the beginning of the next
-        self._heard_at = event["timeNano"]
-        if event["Action"] == "die":
-            self._running.pop(event["Actor"]["ID"], None)
-            return
-        self.count += 1
-        self._running[event["Actor"]["ID"]] = _gpus(event["Actor"]["Attributes"])
-        self._look()
 
-    def _look(self) -> None:
-        self.most = max(self.most, len(self._running))
-        gpus = Counter(gpu for held in self._running.values() for gpu in held)
-        self.doubles |= {gpu for gpu, times in gpus.items() if times > 1}
+def _event(told: Mapping[str, Any]) -> _Event:
+    actor = told["Actor"]
+    return _Event(told["timeNano"], told["Action"], actor["ID"], _gpus(actor["Attributes"]))
 
 
 def _gpus(labels: Mapping[str, str]) -> tuple[str, ...]:

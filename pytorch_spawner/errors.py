@@ -8,6 +8,8 @@ on ``code``, never on a text.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
 
 class LabError(Exception):
@@ -31,20 +33,56 @@ class LabError(Exception):
         self.log_tail = log_tail
 
 
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One fault of what somebody wrote, so that a form can say it beside the field.
+
+    Attributes:
+        message: The fault itself.
+        field: Name of the field; "" where it is about several.
+        row: Its place among several rows, from 1, or its line in a file; None where there is none.
+    """
+
+    message: str
+    field: str = ""
+    row: int | None = None
+
+
 class BadRequest(LabError):
     """What was asked for cannot be asked: the message names the option and what is allowed.
 
     Attributes:
         faults: Every single fault, where there may be several (a file of grants).
+        problems: The same with their places, where those are known.
     """
 
     code = "bad-request"
 
     def __init__(
-        self, public_message: str, *, faults: Sequence[str] = (), detail: str = ""
+        self,
+        public_message: str,
+        *,
+        faults: Sequence[str] = (),
+        problems: Sequence[Problem] = (),
+        detail: str = "",
     ) -> None:
         super().__init__(public_message, detail=detail)
         self.faults = tuple(faults)
+        self.problems = tuple(problems)
+
+
+class ChangedMeanwhile(LabError):
+    """Somebody else changed it after it was looked at; nothing was written.
+
+    Attributes:
+        now: What is there now, as the API shows it; None when it is gone.
+    """
+
+    code = "changed-meanwhile"
+
+    def __init__(self, public_message: str, *, now: Any = None) -> None:
+        super().__init__(public_message)
+        self.now = now
 
 
 class NotGranted(LabError):

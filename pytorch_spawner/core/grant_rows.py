@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Annotated, Any, Final, Literal
 
@@ -24,7 +24,7 @@ from pydantic import (
 
 from pytorch_spawner.core.gpus import GPU_UUID, MIG_PROFILE, GpuUuid, Inventory
 from pytorch_spawner.core.grants import MAX_COUNT, PRIORITIES, Grant
-from pytorch_spawner.errors import BadRequest
+from pytorch_spawner.errors import BadRequest, Problem
 
 # Their ids begin with the source, so that no admin's grant ever takes the place of one of these.
 _PREFIXED: Final = ("config", "group")
@@ -130,7 +130,12 @@ class Known:
 
 
 def parse_grants(
-    rows: Sequence[Any], known: Known, *, source: str = "ledger", default_count: int = 1
+    rows: Sequence[Any],
+    known: Known,
+    *,
+    source: str = "ledger",
+    default_count: int = 1,
+    lines: Sequence[int] = (),
 ) -> tuple[Grant, ...]:
     """Read a whole set of grants, or refuse it whole.
 
@@ -139,6 +144,7 @@ def parse_grants(
         known: Names to check against.
         source: Where they were written.
         default_count: ``count`` of a row that names none.
+        lines: The rows' lines in the file they come from; empty where they come from none.
 
     Returns:
         The grants, in the order given; a row without an id gets "g<place>". Ids of the sources
@@ -148,33 +154,45 @@ def parse_grants(
         BadRequest: Anything is wrong; the message lists every fault with its row.
     """
     faults: list[str] = []
+    problems: list[Problem] = []
     grants: list[Grant] = []
     for place, row in enumerate(rows):
-        where = f"grant {place + 1}"
+        number = lines[place] if lines else place + 1
+        where = f"{'line' if lines else 'grant'} {number}"
         if isinstance(row, Mapping) and isinstance(row.get("id"), str):
             where += f" ({row['id'][:64]})"
+        found: list[Problem] = []
         try:
             spec = GrantSpec.model_validate(row)
         except ValidationError as error:
-            faults += [f"{where}: {_fault(one)}" for one in error.errors()]
-            continue
-        grant = _grant(spec, place, source, default_count)
-        if source not in _PREFIXED and grant.id.startswith(tuple(f"{one}:" for one in _PREFIXED)):
-            faults.append(f"{where}: an id that begins so belongs to the configuration or a group")
-        faults += [f"{where}: {fault}" for fault in _unknown(grant, known)]
-        grants.append(grant)
-    faults += conflicts(grants)
+            found = [problem_of(one, number) for one in error.errors()]
+        else:
+            grant = _grant(spec, place, source, default_count)
+            grants.append(grant)
+            found = [replace(one, row=number) for one in _unknown(grant, source, known)]
+        problems += found
+        faults += [f"{where}: {_said(one)}" for one in found]
+    clashes = conflicts(grants)
+    faults += clashes
+    problems += [Problem(clash) for clash in clashes]
     if faults:
-        raise BadRequest("The grants are not usable: " + "; ".join(faults) + ".", faults=faults)
+        text = "The grants are not usable: " + "; ".join(faults) + "."
+        raise BadRequest(text, faults=faults, problems=problems)
     return tuple(grants)
 
 
-def _fault(error: Mapping[str, Any]) -> str:
-    where = ".".join(str(part) for part in error["loc"])
-    said = str(error["msg"]).removeprefix("Value error, ")
+def problem_of(error: Mapping[str, Any], row: int | None = None) -> Problem:
+    """One of pydantic's errors as a problem with its field."""
+    where = ".".join(str(part) for part in error["loc"])[:60]
     if error["type"] == "extra_forbidden":
-        return f"unknown key {where[:60]}"
-    return f"{where}: {said}" if where else said
+        return Problem(f"unknown key {where}", where, row)
+    return Problem(str(error["msg"]).removeprefix("Value error, "), where, row)
+
+
+def _said(problem: Problem) -> str:
+    if not problem.field or problem.field in problem.message:
+        return problem.message
+    return f"{problem.field}: {problem.message}"
 
 
 def _grant(spec: GrantSpec, place: int, source: str, default_count: int) -> Grant:
@@ -197,19 +215,21 @@ def _grant(spec: GrantSpec, place: int, source: str, default_count: int) -> Gran
     )
 
 
-def _unknown(grant: Grant, known: Known) -> Iterable[str]:
+def _unknown(grant: Grant, source: str, known: Known) -> Iterable[Problem]:
+    if source not in _PREFIXED and grant.id.startswith(tuple(f"{one}:" for one in _PREFIXED)):
+        yield Problem("an id that begins so belongs to the configuration or a group", "id")
     if grant.to == "user" and known.users is not None and grant.subject not in known.users:
-        yield f"there is no user {grant.subject[:60]!r}"
+        yield Problem(f"there is no user {grant.subject[:60]!r}", "subject")
     if grant.to == "group" and known.groups is not None and grant.subject not in known.groups:
-        yield f"there is no group {grant.subject[:60]!r}"
+        yield Problem(f"there is no group {grant.subject[:60]!r}", "subject")
     if known.inventory is None:
         return
     if grant.pool and grant.pool not in known.inventory.pools:
         pools = ", ".join(known.inventory.pools) or "none"
-        yield f"there is no pool {grant.pool[:60]!r}; there is {pools}"
+        yield Problem(f"there is no pool {grant.pool[:60]!r}; there is {pools}", "pool")
     for uuid in grant.gpus:
         if known.inventory.get(uuid) is None:
-            yield f"there is no GPU {uuid}"
+            yield Problem(f"there is no GPU {uuid}", "gpus")
 
 
 def conflicts(grants: Sequence[Grant]) -> list[str]:

@@ -24,6 +24,7 @@ class Ticket:
         share: "any", "whole", "slot" or "mig:<profile>".
         pool: Name of a pool; "" for any.
         image: Image reference.
+        course: Name of a course; "" for none.
         seq: Order of arrival; a number of the ledger's, not a time.
         since: Unix time of arrival, for people and for the patience.
         boost: What an admin added to the priority.
@@ -38,6 +39,7 @@ class Ticket:
     share: str = "any"
     pool: str = ""
     image: str = ""
+    course: str = ""
     seq: int = 0
     since: float = 0.0
     boost: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from sqlalchemy import delete, or_, select, update
@@ -13,11 +13,9 @@ from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory, build_gpu
 from pytorch_spawner.core.grant_rows import conflicts
 from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.placement import DeviceSetting
-from pytorch_spawner.errors import BadRequest
-from pytorch_spawner.ledger.database import Database
+from pytorch_spawner.errors import BadRequest, Problem
+from pytorch_spawner.ledger.log import Log
 from pytorch_spawner.ledger.models import (
-    ChangeRow,
-    CounterRow,
     DeviceRow,
     DeviceSettingRow,
     GrantRow,
@@ -25,20 +23,7 @@ from pytorch_spawner.ledger.models import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One line of the audit log; ``before`` and ``after`` are JSON, or None."""
-
-    id: int
-    at: float
-    by: str
-    what: str
-    subject: str
-    before: Any
-    after: Any
-
-
-class Granting(Database):
+class Granting(Log):
     """The part of the ledger about what admins decide."""
 
     # -- grants -----------------------------------------------------------------------------
@@ -68,6 +53,17 @@ class Granting(Database):
         *,
         source: str = "ledger",
     ) -> tuple[Grant, ...]:
+        """Change the grants of one source; returns them as they are now. See ``edit_grants``."""
+        return self.edit_grants(hub, by, change, source=source)[0]
+
+    def edit_grants(
+        self,
+        hub: str,
+        by: str,
+        change: Callable[[tuple[Grant, ...]], Sequence[Grant]],
+        *,
+        source: str = "ledger",
+    ) -> tuple[tuple[Grant, ...], tuple[int, ...]]:
         """Change the grants of one source in one transaction.
 
         Args:
@@ -78,42 +74,63 @@ class Granting(Database):
             source: Grants of other sources stay.
 
         Returns:
-            The grants of that source as they are now.
+            The grants of that source as they are now, and the ids of the log's new lines.
 
         Raises:
             BadRequest: Another source has a grant of one of these ids, or pins one of these GPUs to
                 somebody else; nothing was written.
         """
         with self._transaction() as session:
-            known = self._grants(session, hub)
-            before = {grant.id: grant for grant in known if grant.source == source}
-            others = {grant.id: grant for grant in known if grant.source != source}
-            after = {grant.id: grant for grant in change(tuple(before.values()))}
-            # The hub's own word (configuration, groups) is written down in any case; an admin who
-            # contradicts it is told.
-            faults = conflicts([*others.values(), *after.values()]) if source == "ledger" else []
-            faults += [
-                f"the {others[one].source} has a grant {one}" for one in others if one in after
-            ]
-            if faults:
-                raise BadRequest(
-                    "The grants contradict others: " + "; ".join(faults) + ".", faults=faults
-                )
-            at = self._moment(session, hub)
-            for grant_id in sorted({*before, *after}):
-                self._change_grant(session, hub, by, at, before.get(grant_id), after.get(grant_id))
-            return tuple(after.values())
+            return self._edit_grants(session, hub, by, change, source)
 
-    def _change_grant(
-        self, session: Session, hub: str, by: str, at: float, old: Grant | None, new: Grant | None
+    def _edit_grants(
+        self,
+        session: Session,
+        hub: str,
+        by: str,
+        change: Callable[[tuple[Grant, ...]], Sequence[Grant]],
+        source: str = "ledger",
+        undoes: int | None = None,
+    ) -> tuple[tuple[Grant, ...], tuple[int, ...]]:
+        known = self._grants(session, hub)
+        before = {grant.id: grant for grant in known if grant.source == source}
+        others = {grant.id: grant for grant in known if grant.source != source}
+        after = {grant.id: grant for grant in change(tuple(before.values()))}
+        # The hub's own word (configuration, groups) is written down in any case; an admin who
+        # contradicts it is told.
+        faults = conflicts([*others.values(), *after.values()]) if source == "ledger" else []
+        faults += [f"the {others[one].source} has a grant {one}" for one in others if one in after]
+        if faults:
+            raise BadRequest(
+                "The grants contradict others: " + "; ".join(faults) + ".",
+                faults=faults,
+                problems=[Problem(fault) for fault in faults],
+            )
+        at = self._moment(session, hub)
+        ids = []
+        for one in sorted({*before, *after}):
+            if before.get(one) != after.get(one):
+                ids.append(
+                    self._note(
+                        session,
+                        hub,
+                        by,
+                        "grant",
+                        one,
+                        before[one].as_json() if one in before else None,
+                        after[one].as_json() if one in after else None,
+                        at,
+                        undoes=undoes,
+                    )
+                )
+                self._write_grant(session, hub, at, one, after.get(one))
+        return tuple(after.values()), tuple(ids)
+
+    def _write_grant(
+        self, session: Session, hub: str, at: float, grant_id: str, new: Grant | None
     ) -> None:
-        either = new or old
-        if old == new or either is None:
-            return
-        before, after = (None if one is None else one.as_json() for one in (old, new))
-        self._note(session, hub, by, "grant", either.id, before, after, at)
         if new is None:
-            session.execute(delete(GrantRow).where(GrantRow.hub == hub, GrantRow.id == either.id))
+            session.execute(delete(GrantRow).where(GrantRow.hub == hub, GrantRow.id == grant_id))
             return
         row = session.get(GrantRow, (hub, new.id)) or GrantRow(hub=hub, id=new.id)
         row.spec, row.at = asdict(new), at
@@ -147,27 +164,39 @@ class Granting(Database):
 
     def change_setting(
         self, hub: str, uuid: GpuUuid, by: str, change: Callable[[DeviceSetting], DeviceSetting]
-    ) -> DeviceSetting:
-        """Change what is decided about a device in one transaction; returns what is now."""
+    ) -> int | None:
+        """Change what is decided about a device in one transaction.
+
+        Returns:
+            Id of the log's line; None when nothing differs.
+        """
         with self._transaction() as session:
-            row = session.get(DeviceSettingRow, (hub, uuid))
-            was = DeviceSetting(uuid)
-            if row is None:
-                row = DeviceSettingRow(hub=hub, uuid=uuid)
-            else:
-                was = DeviceSetting(uuid, row.pool, row.mode, row.drained)
-            now = change(was)
-            now = replace(now, drained=now.drained[:255])
-            if now != was:
-                row.pool, row.mode, row.drained = now.pool, now.mode, now.drained
-                row.at = self.now()
-                session.add(row)
-                before, after = (
-                    {"pool": one.pool, "mode": one.mode, "drained": one.drained}
-                    for one in (was, now)
-                )
-                self._note(session, hub, by, "gpu", uuid, before, after)
-            return now
+            return self._change_setting(session, hub, uuid, by, change)
+
+    def _change_setting(
+        self,
+        session: Session,
+        hub: str,
+        uuid: GpuUuid,
+        by: str,
+        change: Callable[[DeviceSetting], DeviceSetting],
+        undoes: int | None = None,
+    ) -> int | None:
+        row = session.get(DeviceSettingRow, (hub, uuid))
+        was = DeviceSetting(uuid)
+        if row is None:
+            row = DeviceSettingRow(hub=hub, uuid=uuid)
+        else:
+            was = DeviceSetting(uuid, row.pool, row.mode, row.drained)
+        now = change(was)
+        now = replace(now, drained=now.drained[:255])
+        if now == was:
+            return None
+        row.pool, row.mode, row.drained = now.pool, now.mode, now.drained
+        row.at = self.now()
+        session.add(row)
+        before, after = (decided(one) for one in (was, now))
+        return self._note(session, hub, by, "gpu", uuid, before, after, undoes=undoes)
 
     # -- inventory --------------------------------------------------------------------------
 
@@ -187,51 +216,10 @@ class Granting(Database):
         gpus.sort(key=lambda gpu: (gpu.index, gpu.uuid))
         return Inventory(tuple(gpus), "" if gpus else "The hub has seen no GPU.")
 
-    # -- the log ----------------------------------------------------------------------------
 
-    def _note(  # noqa: PLR0913  (a line of the log has these fields)
-        self,
-        session: Session,
-        hub: str,
-        by: str,
-        what: str,
-        subject: str,
-        before: Any,
-        after: Any,
-        at: float | None = None,
-    ) -> None:
-        session.add(
-            ChangeRow(
-                hub=hub,
-                at=self._moment(session, hub) if at is None else at,
-                by=by[:255],
-                what=what,
-                subject=subject[:255],
-                before=before,
-                after=after,
-            )
-        )
-        self._count_up(session, hub, "version")
-
-    def changes(self, hub: str, limit: int = 100) -> tuple[Change, ...]:
-        """Return the audit log, the newest first."""
-        with self._reading() as session:
-            rows = session.scalars(
-                select(ChangeRow)
-                .where(ChangeRow.hub == hub)
-                .order_by(ChangeRow.id.desc())
-                .limit(limit)
-            )
-            return tuple(
-                Change(row.id, row.at, row.by, row.what, row.subject, row.before, row.after)
-                for row in rows
-            )
-
-    def version(self, hub: str) -> int:
-        """A number that grows whenever something a decision depends on is written."""
-        with self._reading() as session:
-            row = session.get(CounterRow, (hub, "version"))
-            return int(row.value) if row is not None else 0
+def decided(setting: DeviceSetting) -> dict[str, Any]:
+    """What is decided about a device, as the log holds it."""
+    return {"pool": setting.pool, "mode": setting.mode, "drained": setting.drained}
 
 
 def _grant(spec: dict[str, Any]) -> Grant:

@@ -166,6 +166,18 @@ class WeekUsageRow(Base):
     gpu_s: Mapped[float] = mapped_column(Float)
 
 
+class BusyRow(Base):
+    """Seconds in which a GPU computed for somebody, as measured, on one day (UTC midnight)."""
+
+    __tablename__ = "busy"
+    hub: Mapped[str] = mapped_column(String(64), primary_key=True)
+    day: Mapped[float] = mapped_column(Float, primary_key=True)
+    username: Mapped[str] = mapped_column(String(255), primary_key=True)
+    course: Mapped[str] = mapped_column(String(255), primary_key=True)
+    gpu: Mapped[str] = mapped_column(String(160), primary_key=True)
+    busy_s: Mapped[float] = mapped_column(Float)
+
+
 class ChangeRow(Base):
     """The audit log: who changed what, before and after; rows are never changed."""
 
@@ -180,6 +192,8 @@ class ChangeRow(Base):
     subject: Mapped[str] = mapped_column(String(255))
     before: Mapped[Any] = mapped_column(JSON, nullable=True)
     after: Mapped[Any] = mapped_column(JSON, nullable=True)
+    # Id of the change that this one takes back.
+    undoes: Mapped[int | None] = mapped_column(BigInteger, nullable=True)
 
 
 class CounterRow(Base):

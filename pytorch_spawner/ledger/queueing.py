@@ -98,25 +98,55 @@ class Queueing(Leases):
             session.delete(row)
             return True
 
-    def remove_ticket(self, hub: str, username: str, servername: str, by: str) -> bool:
-        """An admin takes a start out of the queue; False when there is no such ticket."""
-        with self._transaction() as session:
-            row = session.get(TicketRow, (hub, username, servername))
-            if row is None:
-                return False
-            self._note(session, hub, by, "queue", f"{username}/{servername}", "waits", "removed")
-            session.delete(row)
-            return True
+    def remove_ticket(
+        self,
+        hub: str,
+        username: str,
+        servername: str,
+        by: str,
+        check: Callable[[Ticket], None] = lambda _: None,
+    ) -> int | None:
+        """An admin takes a start out of the queue.
 
-    def boost(self, hub: str, username: str, servername: str, boost: int, by: str) -> bool:
-        """Set what an admin adds to a ticket's priority; False when there is no such ticket."""
+        Args:
+            hub: Id of the hub.
+            username: Whose server waits.
+            servername: Which of them.
+            by: Who takes it out.
+            check: Called with the ticket inside the transaction; what it raises stops it.
+
+        Returns:
+            Id of the log's line; None when there is no such ticket.
+        """
         with self._transaction() as session:
             row = session.get(TicketRow, (hub, username, servername))
             if row is None:
-                return False
-            self._note(session, hub, by, "queue", f"{username}/{servername}", row.boost, boost)
+                return None
+            check(_ticket(row))
+            subject = f"{username}/{servername}"
+            change = self._note(session, hub, by, "queue", subject, "waits", "removed")
+            session.delete(row)
+            return change
+
+    def boost(
+        self,
+        hub: str,
+        username: str,
+        servername: str,
+        boost: int,
+        by: str,
+        check: Callable[[Ticket], None] = lambda _: None,
+    ) -> int | None:
+        """Set what an admin adds to a ticket's priority; see ``remove_ticket``."""
+        with self._transaction() as session:
+            row = session.get(TicketRow, (hub, username, servername))
+            if row is None:
+                return None
+            check(_ticket(row))
+            subject = f"{username}/{servername}"
+            change = self._note(session, hub, by, "queue", subject, row.boost, boost)
             row.boost = boost
-            return True
+            return change
 
     def mark_away(self, hub: str) -> int:
         """All tickets of a hub lose their waiters: the hub restarted. Returns how many."""
@@ -294,6 +324,7 @@ def _lease_of(hub: str, give: Give, now: float) -> Lease:
             "gpus": ticket.gpus,
             "share": ticket.share,
             "pool": ticket.pool,
+            "course": ticket.course,
         },
         since=now,
         grant=give.grant.id,
@@ -313,6 +344,7 @@ def _ticket(row: TicketRow) -> Ticket:
         share=str(wanted.get("share", "any")),
         pool=str(wanted.get("pool", "")),
         image=str(wanted.get("image", "")),
+        course=str(wanted.get("course", "")),
         seq=row.seq,
         since=row.since,
         boost=row.boost,

@@ -8,16 +8,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from pytorch_spawner.ledger.granting import Change
 from pytorch_spawner.ledger.leases import Lease
+from pytorch_spawner.ledger.log import Change
 from pytorch_spawner.ledger.people import People
-from pytorch_spawner.ledger.queueing import Queueing, QueueState, Waiting
+from pytorch_spawner.ledger.queueing import QueueState, Waiting
 from pytorch_spawner.ledger.starts import Start, Starts
+from pytorch_spawner.ledger.undoing import Undoing
+from pytorch_spawner.ledger.using import Using
 
 __all__ = ["Change", "Lease", "Ledger", "QueueState", "Start", "Waiting"]
 
 
-class Ledger(Queueing, Starts, People):
+class Ledger(Undoing, Using, Starts, People):
     """The one shared state of a lab; safe to share between threads."""
 
     @classmethod

@@ -1,0 +1,175 @@
+"""What a change of grants means for people, as sentences. Pure.
+
+"ana: 1 whole GPU on pool a100 (was: nothing)"; "3 students of cv: priority 5 (was: 10)". People to
+whom the same happens share one sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Final
+
+from pytorch_spawner.core.gpus import Inventory
+from pytorch_spawner.core.grants import Grant, GrantBook, count_of, hours
+
+_NAMED: Final = 3
+_MOMENTS: Final = 4
+_LONGEST: Final = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds a GPU now: it stays theirs until their server ends, whatever is pinned."""
+
+    gpu: str
+    username: str
+
+
+def effects(  # noqa: PLR0913  (a change, and everything it is a change for)
+    before: Sequence[Grant],
+    after: Sequence[Grant],
+    people: Mapping[str, Sequence[str]],
+    inventory: Inventory,
+    holders: Iterable[Holder],
+    now: float,
+) -> list[str]:
+    """Say what would be different for whom.
+
+    Args:
+        before: All grants of the lab.
+        after: All grants after the change.
+        people: Groups by name of everybody the hub knows; users whom only a grant names are added.
+        inventory: For the names of GPUs.
+        holders: Who holds which GPU now.
+        now: Unix time in seconds.
+
+    Returns:
+        One sentence for all to whom the same happens, those with the most people first; then what
+        happens to GPUs that are in use; at most 40. A grant that begins later is told with its
+        time.
+    """
+    changed = [grant for grant in after if grant not in before]
+    later = sorted({one.valid_from for one in changed if one.valid_from and one.valid_from > now})
+    said: list[str] = []
+    for moment in (now, *later[:_MOMENTS]):
+        ahead = "" if moment == now else f"From {_day(moment)}: "
+        said += [
+            ahead + line
+            for line in _at(before, after, people, inventory, moment)
+            if line not in said
+        ]
+    said += _taken(before, after, inventory, holders, now)
+    if len(said) > _LONGEST:
+        said = [*said[:_LONGEST], f"And {len(said) - _LONGEST} more changes like these."]
+    return said
+
+
+def _at(
+    before: Sequence[Grant],
+    after: Sequence[Grant],
+    people: Mapping[str, Sequence[str]],
+    inventory: Inventory,
+    moment: float,
+) -> list[str]:
+    old, new = GrantBook(before), GrantBook(after)
+    named = {one.subject: () for one in (*before, *after) if one.to == "user"}
+    by_sentence: dict[str, list[str]] = {}
+    groups = {**named, **people}
+    for person, theirs in groups.items():
+        was = old.for_person(person, theirs, moment)
+        becomes = new.for_person(person, theirs, moment)
+        if was != becomes and (said := _difference(was, becomes, inventory)):
+            by_sentence.setdefault(said, []).append(person)
+    ordered = sorted(by_sentence.items(), key=lambda item: (-len(item[1]), item[1][0]))
+    return [f"{_who(names, groups)}: {said}" for said, names in ordered]
+
+
+def _difference(was: Sequence[Grant], becomes: Sequence[Grant], inventory: Inventory) -> str:
+    """ "" where nobody would notice: the same words under another id."""
+    old, new = _gets(was, inventory), _gets(becomes, inventory)
+    if old == new:
+        return ""
+    bare = [[_what(one, inventory) for one in grants] for grants in (was, becomes)]
+    if bare[0] == bare[1] and len(was) == 1:
+        # The same GPUs; only what is said of them differs.
+        terms = [_terms(grants[0]) for grants in (was, becomes)]
+        kept = [one for one in terms[1] if one not in terms[0]]
+        lost = [one for one in terms[0] if one not in terms[1]]
+        return f"{', '.join(kept) or 'no limit'} (was: {', '.join(lost) or 'no limit'})"
+    return f"{new} (was: {old})"
+
+
+def _gets(grants: Sequence[Grant], inventory: Inventory) -> str:
+    parts = []
+    for grant in grants:
+        terms = [one for one in _terms(grant) if one != "priority 0"]
+        parts.append(", ".join([_what(grant, inventory), *terms]))
+    return "; else ".join(parts) or "nothing"
+
+
+def _what(grant: Grant, inventory: Inventory) -> str:
+    if grant.gpus:
+        names = [_gpu(uuid, inventory) for uuid in grant.gpus]
+        what = " and ".join(names)
+        return f"{what}, kept for no one else"
+    what = count_of(grant.count, grant.share)
+    if grant.share == "whole":
+        what = what.replace(" GPU", " whole GPU")
+    return what + (f" on pool {grant.pool}" if grant.pool else "")
+
+
+def _gpu(uuid: str, inventory: Inventory) -> str:
+    gpu = next((one for one in inventory.gpus if one.uuid == uuid), None)
+    return uuid if gpu is None else f"GPU {gpu.index} ({gpu.name})"
+
+
+def _terms(grant: Grant) -> list[str]:
+    terms = [f"priority {grant.priority}"]
+    if grant.weekly_gpu_hours is not None:
+        terms.append(f"{hours(grant.weekly_gpu_hours)} h a week")
+    if grant.max_lease_s is not None:
+        terms.append(f"at most {hours(grant.max_lease_s / 3600)} h at a time")
+    if grant.valid_until is not None:
+        terms.append(f"until {_day(grant.valid_until)}")
+    if grant.images:
+        terms.append(f"with {', '.join(grant.images)}")
+    return terms
+
+
+def _day(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, timezone.utc):%Y-%m-%d %H:%M} UTC"
+
+
+def _who(names: Sequence[str], groups: Mapping[str, Sequence[str]]) -> str:
+    if len(names) <= _NAMED:
+        return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    if len(names) == len(groups):
+        return f"all {len(names)} people"
+    shared = set(groups[names[0]]).intersection(*(groups[name] for name in names[1:]))
+    of = f" of {min(shared)}" if shared else ""
+    return f"{len(names)} people{of}"
+
+
+def _taken(
+    before: Sequence[Grant],
+    after: Sequence[Grant],
+    inventory: Inventory,
+    holders: Iterable[Holder],
+    now: float,
+) -> list[str]:
+    """GPUs that get reserved while somebody else holds them."""
+    was = GrantBook(before).reserved(now)
+    becomes = GrantBook(after).reserved(now)
+    by_id = {grant.id: grant for grant in after}
+    said = []
+    for holder in holders:
+        ids = becomes.get(holder.gpu)
+        if not ids or ids == was.get(holder.gpu):
+            continue
+        whose = by_id[min(ids)]
+        if (whose.to, whose.subject) != ("user", holder.username):
+            gpu = _gpu(holder.gpu, inventory)
+            said.append(f"{holder.username} holds {gpu} and keeps it until their server stops.")
+    return said

@@ -77,7 +77,10 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
                 "identify",
                 "access:servers!user",
                 "custom:lab:view",
+                "custom:lab:instruct",
                 "custom:lab:admin",
+                # How the service knows a JupyterHub admin: see lab/auth.py.
+                "admin-ui",
             ],
             "environment": {
                 "PYTORCH_SPAWNER_LEDGER": ledger_url,
@@ -97,7 +100,13 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
         config.JupyterHub.custom_scopes = {}
     config.JupyterHub.custom_scopes.setdefault(
         "custom:lab:admin",
-        {"description": "Administer the GPU lab", "subscopes": ["custom:lab:view"]},
+        {
+            "description": "Administer the GPU lab",
+            "subscopes": ["custom:lab:view", "custom:lab:instruct"],
+        },
+    )
+    config.JupyterHub.custom_scopes.setdefault(
+        "custom:lab:instruct", {"description": "Prepare courses of the GPU lab"}
     )
     config.JupyterHub.custom_scopes.setdefault(
         "custom:lab:view", {"description": "See everybody's GPUs and starts"}

@@ -27,7 +27,7 @@ class Holder:
     username: str
 
 
-def effects(  # noqa: PLR0913  (a change, and everything it is a change for)
+def effects(
     before: Sequence[Grant],
     after: Sequence[Grant],
     people: Mapping[str, Sequence[str]],
@@ -87,7 +87,7 @@ def _at(
 
 
 def _difference(was: Sequence[Grant], becomes: Sequence[Grant], inventory: Inventory) -> str:
-    """ "" where nobody would notice: the same words under another id."""
+    """Empty where nobody would notice: the same words under another id."""
     old, new = _gets(was, inventory), _gets(becomes, inventory)
     if old == new:
         return ""

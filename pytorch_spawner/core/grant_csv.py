@@ -28,7 +28,7 @@ COLUMNS: Final = (
 )
 _LISTS: Final = frozenset({"gpus", "images"})
 _NUMBERS: Final = frozenset({"count", "priority", "weekly_gpu_hours", "max_lease_s"})
-# A spreadsheet runs what begins so as a formula (OWASP, "CSV Injection"); a quote in front stops it.
+# A spreadsheet runs what begins so as a formula (OWASP: CSV injection), unless a quote precedes it.
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "'")
 
 

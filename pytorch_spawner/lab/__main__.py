@@ -110,7 +110,8 @@ async def watch_leases(settings: LabSettings, ledger: Ledger) -> None:
 async def serve(settings: LabSettings, parent: int) -> None:
     """Serve until told to stop or orphaned."""
     ledger = await asyncio.to_thread(open_ledger, settings)
-    server = make_server(build_lab(settings, ledger, HubOAuth.instance()))
+    lab = build_lab(settings, ledger, HubOAuth.instance())
+    server = make_server(lab)
     server.add_sockets(await asyncio.to_thread(listen, settings))
     log.info("the lab service listens on %s:%s", settings.host, settings.port)
     stop = asyncio.Event()
@@ -119,6 +120,7 @@ async def serve(settings: LabSettings, parent: int) -> None:
     background = [
         asyncio.create_task(reconcile(settings), name="reconcile"),
         asyncio.create_task(watch_leases(settings, ledger), name="lifetime"),
+        asyncio.create_task(lab.meter.run(), name="meter"),
     ]
     for task in background:
         task.add_done_callback(_tell)

@@ -1,4 +1,4 @@
-"""The API's reading routes: who am I, which GPUs, which leases, who waits, Prometheus's numbers.
+"""The API's small reading routes: who am I, which leases, Prometheus's numbers.
 
 Thin: scope, read, shape. It must not write.
 """
@@ -19,34 +19,11 @@ class Me(ApiHandler):
         model = await self.require_model()
         settings = self.lab.settings
         starts = await asyncio.to_thread(self.lab.ledger.starts, settings.hub_id, model["name"])
-        self.send_json(views.describe_me(model, starts, settings))
-
-
-class Gpus(ApiHandler):
-    """``api/gpus``: the inventory and what of it is in use."""
-
-    async def get(self) -> None:
-        """Holders are named to viewers only."""
-        model = await self.require_model()
-        ledger, hub_id = self.lab.ledger, self.lab.settings.hub_id
-        inventory = await asyncio.to_thread(ledger.read_inventory, hub_id)
-        settings = await asyncio.to_thread(ledger.settings, hub_id)
-        leases = await asyncio.to_thread(ledger.leases, hub_id)
-        sees_all = auth.is_viewer(model)
-        self.send_json(
-            views.describe_gpus(inventory, settings, leases, model["name"], sees_all=sees_all)
-        )
-
-
-class Queue(ApiHandler):
-    """``api/queue``: who waits, for what, at which place, and until when."""
-
-    async def get(self) -> None:
-        """A student gets their own places; viewers get all."""
-        model = await self.require_model()
-        queue = await asyncio.to_thread(self.lab.ledger.queue, self.lab.settings.hub_id)
-        sees_all = auth.is_viewer(model)
-        self.send_json(views.describe_queue(queue, model["name"], sees_all=sees_all))
+        said = views.describe_me(model, starts, settings)
+        if self.get_secure_cookie(self.hub_auth.cookie_name):
+            # A page whose login was renewed needs the new one.
+            said["xsrf"] = self.xsrf_token.decode("ascii")
+        self.send_json(said)
 
 
 class Leases(ApiHandler):

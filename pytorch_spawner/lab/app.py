@@ -10,15 +10,32 @@ from jupyterhub.services.auth import HubOAuth
 from tornado.httpserver import HTTPServer
 from tornado.web import Application, RequestHandler
 
-from pytorch_spawner.core.journal import MAX_REPORT_BYTES
-from pytorch_spawner.lab import api, grants, handlers, stream, web
+from pytorch_spawner.lab import (
+    api,
+    devices,
+    grants,
+    handlers,
+    history,
+    live,
+    openapi,
+    people,
+    servers,
+    stream,
+    waiting,
+    web,
+)
+from pytorch_spawner.lab.board import Board
+from pytorch_spawner.lab.directory import Directory
 from pytorch_spawner.lab.events import POLL_S, Follower
+from pytorch_spawner.lab.feed import Feed
 from pytorch_spawner.lab.handlers import Lab
 from pytorch_spawner.lab.limits import TokenBuckets
+from pytorch_spawner.lab.measure import Meter
 from pytorch_spawner.lab.metrics import Metrics
 from pytorch_spawner.lab.pages import Pages
 from pytorch_spawner.lab.paths import static_dir
 from pytorch_spawner.lab.ports import Ledger
+from pytorch_spawner.lab.rights import AUTH_CACHE_S
 from pytorch_spawner.lab.settings import LabSettings
 
 log = logging.getLogger(__name__)
@@ -28,14 +45,22 @@ EVENTS_A_SECOND: Final = 10.0
 EVENTS_BURST: Final = 200.0
 STRANGERS_A_SECOND: Final = 1.0
 STRANGERS_BURST: Final = 30.0
-# How long a right that was taken away still works.
-AUTH_CACHE_S: Final = 60
+# Of a person's refused writes this many go into the audit log.
+REFUSALS_A_SECOND: Final = 1 / 60
+REFUSALS_BURST: Final = 5.0
+# The largest body: a table of all grants of a large lab. Reports have a limit of their own.
+MAX_BODY_BYTES: Final = 1024 * 1024
 _USER: Final = r"([^/]+)"
 _SERVER: Final = r"([^/]*)"
 
 
 def build_lab(
-    settings: LabSettings, ledger: Ledger, hub_auth: HubOAuth, *, poll_s: float = POLL_S
+    settings: LabSettings,
+    ledger: Ledger,
+    hub_auth: HubOAuth,
+    *,
+    poll_s: float = POLL_S,
+    meter: Meter | None = None,
 ) -> Lab:
     """Make what the handlers share.
 
@@ -43,9 +68,14 @@ def build_lab(
         settings: How this process is set up.
         ledger: The open ledger.
         hub_auth: JupyterHub's client for tokens and OAuth; its cache is set to a minute.
-        poll_s: Seconds between two looks at a watched server.
+        poll_s: Seconds between two looks at a watched server, or at the GPUs.
+        meter: What measures the GPUs; None makes the usual one.
     """
     hub_auth.cache_max_age = AUTH_CACHE_S
+    meter = meter or Meter(settings, ledger)
+    board = Board(ledger, settings.hub_id, meter)
+    feed = Feed(board, 2 * poll_s)
+    meter.on_change.append(feed.measured)
     return Lab(
         settings=settings,
         ledger=ledger,
@@ -55,6 +85,11 @@ def build_lab(
         metrics=Metrics(),
         reports=TokenBuckets(EVENTS_A_SECOND, EVENTS_BURST),
         strangers=TokenBuckets(STRANGERS_A_SECOND, STRANGERS_BURST),
+        meter=meter,
+        directory=Directory(settings),
+        board=board,
+        feed=feed,
+        refusals=TokenBuckets(REFUSALS_A_SECOND, REFUSALS_BURST),
     )
 
 
@@ -69,12 +104,26 @@ def make_app(lab: Lab) -> Application:
         (r"metrics", api.MetricsRoute, shared),
         (rf"servers/{_USER}", web.Server, shared),
         (rf"servers/{_USER}/{_SERVER}", web.Server, shared),
+        (r"(gpus|grants|queue|usage|log)", web.Admin, shared),
+        (r"api/openapi.json", openapi.OpenApi, shared),
         (r"api/me", api.Me, shared),
-        (r"api/gpus", api.Gpus, shared),
+        (r"api/live", live.Live, shared),
+        (r"api/gpus", devices.Gpus, shared),
+        (r"api/gpus/history", devices.GpuHistory, shared),
+        (r"api/gpus/([^/]+)", devices.GpuSettings, shared),
         (r"api/grants", grants.Grants, shared),
         (r"api/grants/preview", grants.GrantsPreview, shared),
-        (r"api/queue", api.Queue, shared),
+        (r"api/grants/([^/]+)", grants.OneGrant, shared),
+        (r"api/people", people.PeopleRoute, shared),
+        (r"api/queue", waiting.Queue, shared),
+        (rf"api/queue/{_USER}", waiting.QueuePlace, shared),
+        (rf"api/queue/{_USER}/{_SERVER}", waiting.QueuePlace, shared),
+        (r"api/usage", history.Usage, shared),
+        (r"api/log", history.Log, shared),
+        (r"api/log/([0-9]{1,18})/undo", history.Undo, shared),
         (r"api/leases", api.Leases, shared),
+        (rf"api/servers/{_USER}/stop", servers.Stop, shared),
+        (rf"api/servers/{_USER}/{_SERVER}/stop", servers.Stop, shared),
         (rf"api/servers/{_USER}/events", stream.Events, shared),
         (rf"api/servers/{_USER}/{_SERVER}/events", stream.Events, shared),
     ]
@@ -93,7 +142,7 @@ def make_server(lab: Lab) -> HTTPServer:
     """The server; a body beyond the largest report is refused before it is read."""
     return HTTPServer(
         make_app(lab),
-        max_body_size=MAX_REPORT_BYTES + 1024,
+        max_body_size=MAX_BODY_BYTES,
         max_header_size=32 * 1024,
         idle_connection_timeout=120.0,
         body_timeout=20.0,

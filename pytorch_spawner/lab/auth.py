@@ -10,13 +10,24 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 VIEW: Final = "custom:lab:view"
+INSTRUCT: Final = "custom:lab:instruct"
 ADMIN: Final = "custom:lab:admin"
+# What JupyterHub's own role "admin" holds; a hub does not let its configuration extend that role.
+HUB_ADMIN: Final = "admin-ui"
 METRICS: Final = "read:metrics"
 
 
 def scopes_of(model: Mapping[str, Any]) -> frozenset[str]:
-    """The scopes of the token that the model was fetched with."""
-    return frozenset(model.get("scopes") or ())
+    """The scopes of the token that the model was fetched with, with those that they imply.
+
+    A JupyterHub admin administers the lab. Both have to be true: the person is an admin, and the
+    token was made for what an admin may do; so neither an admin's narrow token nor a helper who
+    may only look at the hub's admin page is one.
+    """
+    scopes = frozenset(model.get("scopes") or ())
+    if model.get("admin") is True and HUB_ADMIN in scopes:
+        return scopes | {ADMIN, INSTRUCT, VIEW}
+    return scopes
 
 
 def may_enter(model: Mapping[str, Any], access_scopes: Collection[str]) -> bool:
@@ -27,6 +38,16 @@ def may_enter(model: Mapping[str, Any], access_scopes: Collection[str]) -> bool:
 def is_viewer(model: Mapping[str, Any]) -> bool:
     """Whether the token may see everybody's servers and leases."""
     return not scopes_of(model).isdisjoint({VIEW, ADMIN})
+
+
+def is_admin(model: Mapping[str, Any]) -> bool:
+    """Whether the token may change what admins decide."""
+    return ADMIN in scopes_of(model)
+
+
+def is_instructor(model: Mapping[str, Any]) -> bool:
+    """Whether the token may manage courses."""
+    return not scopes_of(model).isdisjoint({INSTRUCT, ADMIN})
 
 
 def may_open(model: Mapping[str, Any], username: str, servername: str) -> bool:

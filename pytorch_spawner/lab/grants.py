@@ -1,76 +1,57 @@
 """``api/grants``: what a person may have and why; for admins all grants, their preview and change.
 
-Thin: scope, parse, call, shape. Whether a grant is right is decided in ``core.grants``.
+Thin: scope, parse, call, shape. Whether a grant is right is decided in ``core.grant_rows``, what a
+change means for people in ``core.effects``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tornado.httpclient import HTTPClientError
-
+from pytorch_spawner.core.effects import Holder, effects
 from pytorch_spawner.core.gpus import Inventory
-from pytorch_spawner.core.grant_rows import Known, parse_grants
+from pytorch_spawner.core.grant_csv import read_csv, write_csv
+from pytorch_spawner.core.grant_rows import Known, conflicts, parse_grants
 from pytorch_spawner.core.grants import Grant, GrantBook, explain
-from pytorch_spawner.errors import BadRequest
-from pytorch_spawner.lab import auth, hub_api
+from pytorch_spawner.errors import BadRequest, ChangedMeanwhile
+from pytorch_spawner.lab import auth, views
+from pytorch_spawner.lab.board import State
+from pytorch_spawner.lab.etags import etag_of
+from pytorch_spawner.lab.feed import grants_etag
 from pytorch_spawner.lab.handlers import ApiError, ApiHandler
-from pytorch_spawner.lab.settings import LabSettings
+from pytorch_spawner.lab.schemas import GrantsBody, PreviewBody
 
 
-async def known_names(settings: LabSettings, inventory: Inventory) -> Known:
-    """Everybody the hub knows, its groups, and the lab's devices."""
-    users: set[str] = set()
-    groups: set[str] = set()
-    try:
-        async for user in hub_api.pages(settings, "users"):
-            users.add(str(user["name"]))
-            groups.update(map(str, user.get("groups") or ()))
-        async for group in hub_api.pages(settings, "groups"):
-            groups.add(str(group["name"]))
-    except (HTTPClientError, OSError) as error:
-        raise ApiError(
-            502, "hub-unavailable", "The hub does not say whom it knows; try again."
-        ) from error
-    return Known(frozenset(users), frozenset(groups), inventory)
+def describe_grant(grant: Grant) -> dict[str, Any]:
+    """One grant with its version."""
+    said = grant.as_json()
+    return {**said, "etag": etag_of(said)}
+
+
+def _bare(row: Any) -> Any:
+    """A row as it was shown, without what is not written: its version."""
+    if isinstance(row, Mapping):
+        return {key: value for key, value in row.items() if key != "etag"}
+    return row
 
 
 class GrantsHandler(ApiHandler):
-    """What the two routes share."""
-
-    async def require_admin(self) -> dict[str, Any]:
-        """The model of somebody who may change grants."""
-        model = await self.require_model()
-        if auth.ADMIN not in auth.scopes_of(model):
-            raise ApiError(403, "forbidden", f"This needs the scope {auth.ADMIN}.")
-        return model
-
-    def body(self) -> dict[str, Any]:
-        """The request's JSON object."""
-        try:
-            said = json.loads(self.request.body)
-        except (ValueError, RecursionError) as error:
-            raise ApiError(400, "bad-request", "The body is no JSON.") from error
-        if not isinstance(said, dict) or not isinstance(said.get("grants"), list):
-            raise ApiError(400, "bad-request", 'The body is {"grants": [...]}.')
-        return said
-
-    async def read(self) -> tuple[tuple[Grant, ...], Inventory]:
-        """All grants, and the devices."""
-        hub, ledger = self.lab.settings.hub_id, self.lab.ledger
-        grants = await asyncio.to_thread(ledger.grants, hub)
-        return tuple(grants), await asyncio.to_thread(ledger.read_inventory, hub)
+    """What the routes share."""
 
     async def explained(
         self, grants: Sequence[Grant], inventory: Inventory, username: str, groups: Sequence[str]
     ) -> dict[str, Any]:
         """What a person would get through these grants."""
-        used_h = await asyncio.to_thread(
-            self.lab.ledger.week_hours, self.lab.settings.hub_id, username
-        )
+        return await asyncio.to_thread(self.explain_now, grants, inventory, username, groups)
+
+    def explain_now(
+        self, grants: Sequence[Grant], inventory: Inventory, username: str, groups: Sequence[str]
+    ) -> dict[str, Any]:
+        """The same; blocks."""
+        used_h = self.lab.ledger.week_hours(self.lab.settings.hub_id, username)
         mine = GrantBook(grants).for_person(username, groups, self.lab.ledger.now())
         return {
             "user": username,
@@ -81,6 +62,57 @@ class GrantsHandler(ApiHandler):
             "sentences": explain(username, mine, inventory, used_h),
         }
 
+    async def parse(
+        self, rows: Sequence[Any], inventory: Inventory, lines: Sequence[int] = ()
+    ) -> tuple[tuple[Grant, ...], list[str]]:
+        """Read a whole set of grants; users whom the hub never saw are warnings where allowed.
+
+        Raises:
+            BadRequest: Anything is wrong.
+        """
+        known = await self.known(rows, inventory)
+        is_allowed = self.get_query_argument("unknown_users", "") == "allow"
+        users = None if is_allowed else known.users
+        grants = parse_grants(
+            [_bare(row) for row in rows], Known(users, known.groups, inventory), lines=lines
+        )
+        strangers = {
+            grant.subject
+            for grant in grants
+            if grant.to == "user" and known.users is not None and grant.subject not in known.users
+        }
+        return grants, sorted(strangers)
+
+    async def known(self, rows: Sequence[Any], inventory: Inventory) -> Known:
+        """The names that grants may use, asked for anew where one is not among those of before."""
+        people = await self.lab.directory.people()
+        named = {
+            str(row.get("subject"))
+            for row in rows
+            if isinstance(row, Mapping) and row.get("to") in ("user", "group")
+        }
+        if named - set(people.users) - people.groups:
+            people = await self.lab.directory.people(fresh=True)
+        return Known(frozenset(people.users), people.groups, inventory)
+
+    async def edit(
+        self, by: str, change: Any, latest_of: str = ""
+    ) -> tuple[Sequence[Grant], Sequence[int]]:
+        """Change the ledger's grants; a conflict says who was faster."""
+        hub, ledger = self.lab.settings.hub_id, self.lab.ledger
+        try:
+            return await asyncio.to_thread(ledger.edit_grants, hub, by, change)
+        except ChangedMeanwhile as error:
+            what = f"The grant {latest_of}" if latest_of else "A grant"
+            latest = await asyncio.to_thread(self._latest, latest_of)
+            raise ChangedMeanwhile(views.changed_by(what, latest), now=error.now) from None
+
+    def _latest(self, grant_id: str) -> Any:
+        hub, ledger = self.lab.settings.hub_id, self.lab.ledger
+        if grant_id:
+            return ledger.latest_change(hub, "grant", grant_id)
+        return next((one for one in ledger.changes(hub, 200) if one.what == "grant"), None)
+
 
 class Grants(GrantsHandler):
     """``api/grants``."""
@@ -88,63 +120,211 @@ class Grants(GrantsHandler):
     async def get(self) -> None:
         """The own grants and why; for viewers all of them, or with ``?user=ana`` that person's."""
         model = await self.require_model()
-        grants, inventory = await self.read()
+        state = await self.lab.board.state()
         asked = self.get_query_argument("user", "")
         if not auth.is_viewer(model):
             if asked not in ("", model["name"]):
                 raise ApiError(403, "forbidden", "You may see your own grants only.")
             groups = model.get("groups") or ()
-            self.send_json(await self.explained(grants, inventory, model["name"], groups))
+            said = await self.explained(state.grants, state.inventory, model["name"], groups)
+            self.send_json(said)
             return
         if asked:
             groups = await asyncio.to_thread(
                 self.lab.ledger.groups_of, self.lab.settings.hub_id, asked
             )
-            self.send_json(await self.explained(grants, inventory, asked, groups))
+            self.send_json(await self.explained(state.grants, state.inventory, asked, groups))
             return
-        self.send_json({"grants": [grant.as_json() for grant in grants]})
+        etag = grants_etag(state.grants)
+        self.set_header("ETag", f'"{etag}"')
+        if self.get_query_argument("format", "") == "csv":
+            ours = [grant for grant in state.grants if grant.source == "ledger"]
+            self.send_csv("grants.csv", write_csv(ours))
+            return
+        self.send_json({"grants": [describe_grant(one) for one in state.grants], "etag": etag})
+
+    async def post(self) -> None:
+        """Add one grant."""
+        model = await self.require_admin()
+        state = await self.lab.board.state()
+        row = dict(self.body_object())
+        if not row.get("id"):
+            row["id"] = _free_id(row, state.grants)
+        (grant,), _ = await self.parse([row], state.inventory)
+
+        def add(before: tuple[Grant, ...]) -> Sequence[Grant]:
+            if any(one.id == grant.id for one in before):
+                raise BadRequest(f"There is a grant {grant.id} already.")
+            return [*before, grant]
+
+        _, (line, *_) = await self.edit(model["name"], add)
+        self.send_json({"grant": describe_grant(grant), "change": line}, 201)
 
     async def put(self) -> None:
         """Replace the ledger's grants whole, or not at all; every fault is listed."""
         model = await self.require_admin()
-        rows = self.body()["grants"]
-        _, inventory = await self.read()
-        known = await known_names(self.lab.settings, inventory)
-        after = parse_grants(rows, known)
-        kept = await asyncio.to_thread(
-            self.lab.ledger.change_grants, self.lab.settings.hub_id, model["name"], lambda _: after
+        is_seen = self.require_match()
+        rows, lines = self._rows()
+        state = await self.lab.board.state()
+        after, _ = await self.parse(rows, state.inventory, lines)
+
+        def replace(before: tuple[Grant, ...]) -> Sequence[Grant]:
+            if not is_seen(grants_etag(before)):
+                raise ChangedMeanwhile("", now={"etag": grants_etag(before)})
+            return after
+
+        kept, changes = await self.edit(model["name"], replace)
+        self.send_json(
+            {
+                "grants": [describe_grant(grant) for grant in kept],
+                "etag": grants_etag(tuple(sorted(kept, key=lambda one: one.id))),
+                "changes": list(changes),
+            }
         )
-        self.send_json({"grants": [grant.as_json() for grant in kept]})
+
+    def _rows(self) -> tuple[Sequence[Any], Sequence[int]]:
+        if self.is_csv:
+            return read_csv(self.body_text())
+        return self.body_as(GrantsBody).grants, ()
+
+
+class OneGrant(GrantsHandler):
+    """``api/grants/<id>``."""
+
+    async def put(self, grant_id: str) -> None:
+        """Change one grant."""
+        model = await self.require_admin()
+        is_seen = self.require_match()
+        state = await self.lab.board.state()
+        row = {**self.body_object(), "id": grant_id}
+        (grant,), _ = await self.parse([row], state.inventory)
+
+        def change(before: tuple[Grant, ...]) -> Sequence[Grant]:
+            self._require(before, grant_id, is_seen)
+            return [grant if one.id == grant_id else one for one in before]
+
+        _, lines = await self.edit(model["name"], change, grant_id)
+        line = lines[0] if lines else None
+        self.send_json({"grant": describe_grant(grant), "change": line})
+
+    async def delete(self, grant_id: str) -> None:
+        """Remove one grant."""
+        model = await self.require_admin()
+        is_seen = self.require_match()
+
+        def remove(before: tuple[Grant, ...]) -> Sequence[Grant]:
+            self._require(before, grant_id, is_seen)
+            return [one for one in before if one.id != grant_id]
+
+        _, (line, *_) = await self.edit(model["name"], remove, grant_id)
+        self.send_json({"removed": grant_id, "change": line})
+
+    @staticmethod
+    def _require(before: Sequence[Grant], grant_id: str, is_seen: Any) -> None:
+        there = next((one for one in before if one.id == grant_id), None)
+        if there is None:
+            raise ChangedMeanwhile("", now=None)
+        if not is_seen(describe_grant(there)["etag"]):
+            raise ChangedMeanwhile("", now=describe_grant(there))
 
 
 class GrantsPreview(GrantsHandler):
     """``api/grants/preview``: what a change would do, without doing it."""
 
     async def post(self) -> None:
-        """Faults and differences; with ``user`` also what that person would get."""
+        """Faults, differences, and what they mean for whom; writes nothing."""
         await self.require_admin()
-        body = self.body()
-        before, inventory = await self.read()
-        known = await known_names(self.lab.settings, inventory)
+        state = await self.lab.board.state()
+        user: str | None = None
         try:
-            after = parse_grants(body["grants"], known)
+            if self.is_csv:
+                after, strangers = await self._whole(state, *read_csv(self.body_text()))
+            else:
+                body = self.body_as(PreviewBody)
+                user = body.user
+                if body.grants is not None:
+                    after, strangers = await self._whole(state, body.grants)
+                else:
+                    after, strangers = await self._edited(state, body.put, body.remove)
         except BadRequest as error:
-            self.send_json({"faults": list(error.faults), "changes": []})
+            if not error.faults:
+                raise
+            self.send_json(
+                {
+                    "faults": list(error.faults),
+                    "problems": [
+                        {"row": one.row, "field": one.field, "message": one.message}
+                        for one in error.problems
+                    ],
+                    "warnings": [],
+                    "changes": [],
+                    "effects": [],
+                }
+            )
             return
-        ours = {grant.id: grant for grant in before if grant.source == "ledger"}
+        self.send_json(await self._shown(state, after, strangers, user))
+
+    async def _whole(
+        self, state: State, rows: Sequence[Any], lines: Sequence[int] = ()
+    ) -> tuple[tuple[Grant, ...], list[str]]:
+        return await self.parse(rows, state.inventory, lines)
+
+    async def _edited(
+        self, state: State, put: Sequence[Any], remove: Sequence[str]
+    ) -> tuple[tuple[Grant, ...], list[str]]:
+        """The grants with some of them changed, added and removed."""
+        ours = {one.id: one for one in state.grants if one.source == "ledger"}
+        rows = [
+            {**row, "id": row.get("id") or _free_id(row, state.grants)}
+            if isinstance(row, Mapping)
+            else row
+            for row in put
+        ]
+        changed, strangers = await self.parse(rows, state.inventory)
+        for grant_id in remove:
+            ours.pop(grant_id, None)
+        for grant in changed:
+            ours[grant.id] = grant
+        return tuple(ours.values()), strangers
+
+    async def _shown(
+        self, state: State, after: tuple[Grant, ...], strangers: Sequence[str], user: str | None
+    ) -> dict[str, Any]:
+        ours = {one.id: one for one in state.grants if one.source == "ledger"}
+        others = [one for one in state.grants if one.source != "ledger"]
+        people = await self.lab.directory.people()
+        holders = [
+            Holder(holding.gpu, lease.username)
+            for lease in state.leases
+            for holding in lease.holdings
+        ]
         said: dict[str, Any] = {
             "faults": [],
+            "problems": [],
+            "warnings": [
+                f"JupyterHub does not know {name} yet; the grant counts from their first login."
+                for name in strangers
+            ],
             "changes": differences(ours, {grant.id: grant for grant in after}),
+            "effects": await asyncio.to_thread(
+                effects,
+                state.grants,
+                [*others, *after],
+                people.users,
+                state.inventory,
+                holders,
+                self.lab.ledger.now(),
+            ),
         }
-        if isinstance(body.get("user"), str):
-            others = [grant for grant in before if grant.source != "ledger"]
-            groups = await asyncio.to_thread(
-                self.lab.ledger.groups_of, self.lab.settings.hub_id, body["user"]
-            )
+        clashes = conflicts([*others, *after])
+        said["faults"] += clashes
+        said["problems"] += [{"row": None, "field": "", "message": one} for one in clashes]
+        if user is not None:
+            groups = people.users.get(user, ())
             said["explained"] = await self.explained(
-                [*others, *after], inventory, body["user"], groups
+                [*others, *after], state.inventory, user, groups
             )
-        self.send_json(said)
+        return said
 
 
 def differences(before: Mapping[str, Grant], after: Mapping[str, Grant]) -> list[dict[str, Any]]:
@@ -158,3 +338,16 @@ def differences(before: Mapping[str, Grant], after: Mapping[str, Grant]) -> list
         for one in sorted({*before, *after})
         if before.get(one) != after.get(one)
     ]
+
+
+def _free_id(row: Mapping[str, Any], grants: Sequence[Grant]) -> str:
+    """A readable id that is not taken: "user-ana", "user-ana-2"."""
+    to, subject = str(row.get("to", "everyone")), str(row.get("subject", ""))
+    base = re.sub(r"[^A-Za-z0-9_.-]", "-", f"{to}-{subject}" if subject else to)[:56] or "grant"
+    taken = {one.id for one in grants}
+    number = 1
+    name = base
+    while name in taken:
+        number += 1
+        name = f"{base}-{number}"
+    return name

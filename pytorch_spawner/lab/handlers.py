@@ -9,20 +9,37 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import responses
-from typing import Any, Final
+from typing import Any, Final, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 from jupyterhub.services.auth import HubOAuth, HubOAuthenticated
+from pydantic import BaseModel, ValidationError
 from tornado.web import HTTPError, RequestHandler
 
-from pytorch_spawner.errors import BadRequest, InvalidEvent, LabError, LedgerUnavailable
+from pytorch_spawner.core.grant_rows import problem_of
+from pytorch_spawner.errors import (
+    BadRequest,
+    ChangedMeanwhile,
+    InvalidEvent,
+    LabError,
+    LedgerUnavailable,
+    Problem,
+)
 from pytorch_spawner.lab import auth
+from pytorch_spawner.lab.board import Board
+from pytorch_spawner.lab.directory import Directory
+from pytorch_spawner.lab.etags import matches
 from pytorch_spawner.lab.events import Follower, TooManyViewers
+from pytorch_spawner.lab.feed import Feed
 from pytorch_spawner.lab.limits import TokenBuckets
+from pytorch_spawner.lab.measure import Meter
 from pytorch_spawner.lab.metrics import Metrics
 from pytorch_spawner.lab.pages import POLICY, Pages
 from pytorch_spawner.lab.ports import Ledger
@@ -32,6 +49,7 @@ log = logging.getLogger(__name__)
 
 STATUS: Final[Mapping[str, int]] = {
     BadRequest.code: 400,
+    ChangedMeanwhile.code: 409,
     InvalidEvent.code: 400,
     TooManyViewers.code: 429,
     LedgerUnavailable.code: 503,
@@ -44,6 +62,8 @@ _CODES: Final[Mapping[int, str]] = {
     404: "not-found",
     405: "method-not-allowed",
     413: "too-large",
+    415: "wrong-type",
+    428: "version-needed",
     429: "too-many-requests",
     502: "hub-unavailable",
     503: "unavailable",
@@ -78,6 +98,11 @@ class Lab:
         metrics: Counters.
         reports: How much each server may report.
         strangers: How often an address may come with a token that the hub does not know.
+        meter: Measures the GPUs.
+        directory: Whom the hub knows.
+        board: The GPUs as the pages show them.
+        feed: News of the board, for all who watch it.
+        refusals: How often a person's refused writes are put into the audit log.
         lengths: Number of the last event of starts that reported lately.
     """
 
@@ -89,6 +114,11 @@ class Lab:
     metrics: Metrics
     reports: TokenBuckets
     strangers: TokenBuckets
+    meter: Meter
+    directory: Directory
+    board: Board
+    feed: Feed
+    refusals: TokenBuckets
     lengths: OrderedDict[str, int] = field(default_factory=OrderedDict)
 
     def note_length(self, start_id: str, seq: int) -> None:
@@ -120,6 +150,14 @@ class LabHandler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
             "default-src 'none'; frame-ancestors 'none'" if self.is_api else POLICY,
         )
 
+    def methods(self) -> set[str]:
+        """What the address takes."""
+        return {
+            name
+            for name in self.SUPPORTED_METHODS
+            if getattr(type(self), name.lower()) is not getattr(RequestHandler, name.lower())
+        }
+
     async def fetch_model(self) -> dict[str, Any] | None:
         """Ask who this is, without blocking the loop as ``get_current_user`` would."""
         model = await self.hub_auth.get_user(self, sync=False)
@@ -140,9 +178,11 @@ class LabHandler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
             self.set_status(getattr(error, "status", STATUS.get(error.code, 500)))
             if retry_after := getattr(error, "retry_after", ""):
                 self.set_header("Retry-After", retry_after)
+        if self.get_status() == 405:
+            self.set_header("Allow", ", ".join(sorted(self.methods())))
         if self.is_api:
-            faults = {"faults": list(error.faults)} if isinstance(error, BadRequest) else {}
-            self.send_json({"code": code, "message": message, **faults}, self.get_status())
+            said = {"code": code, "message": message, **_more(error)}
+            self.send_json(said, self.get_status())
             return
         model = getattr(self, "_cached_hub_user", None) or {}
         self.finish(
@@ -177,6 +217,22 @@ def _explain(error: BaseException | None, status: int) -> tuple[str, str]:
     }.get(status, "Something went wrong here; the service's log says what.")
 
 
+def _more(error: BaseException | None) -> dict[str, Any]:
+    """What an answer says beside code and message."""
+    if isinstance(error, BadRequest):
+        return {
+            "faults": list(error.faults),
+            "problems": [
+                {"row": one.row, "field": one.field, "message": one.message}
+                for one in error.problems
+            ],
+        }
+    return {"now": error.now} if isinstance(error, ChangedMeanwhile) else {}
+
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
 class ApiHandler(LabHandler):
     """Base of the API's routes: JSON, and no redirect to a login page."""
 
@@ -194,10 +250,166 @@ class ApiHandler(LabHandler):
         """
         model = await self.fetch_model()
         if model is None:
+            await self._refuse_forged()
             raise ApiError(401, "not-logged-in", "Log in first; your session may have ended.")
+        if self._is_foreign():
+            await self.refuse(model, "foreign-origin", "This came from a page of another site.")
         if enter and not auth.may_enter(model, self.hub_auth.access_scopes):
             raise ApiError(403, "forbidden", "Your account may not use this service.")
         return model
+
+    async def require_viewer(self) -> dict[str, Any]:
+        """The model of somebody who may see everybody's servers."""
+        model = await self.require_model()
+        if not auth.is_viewer(model):
+            raise ApiError(403, "forbidden", f"This needs the scope {auth.VIEW}.")
+        return model
+
+    async def require_admin(self) -> dict[str, Any]:
+        """The model of somebody who may change what admins decide; others go into the log."""
+        model = await self.require_model()
+        if not auth.is_admin(model):
+            await self.refuse(model, "forbidden", f"This needs the scope {auth.ADMIN}.")
+        return model
+
+    async def refuse(self, model: Mapping[str, Any], code: str, message: str) -> NoReturn:
+        """Answer 403, and where somebody tried to change something, note who.
+
+        Raises:
+            ApiError: Always.
+        """
+        name = str(model["name"])
+        # A script that tries a thousand times is one line a minute.
+        if self._writes and not self.lab.refusals.take(name, 1, time.monotonic()):
+            path = self.request.path.removeprefix(self.lab.settings.prefix)
+            subject = f"{self.request.method} {path}"
+            log.warning("refused: user=%s request=%r why=%s", name, subject[:200], code)
+            with suppress(LedgerUnavailable):  # it is refused all the same
+                await asyncio.to_thread(
+                    self.lab.ledger.note,
+                    self.lab.settings.hub_id,
+                    name,
+                    "refused",
+                    subject,
+                    {"code": code, "message": message},
+                )
+        raise ApiError(403, code, message)
+
+    @property
+    def _writes(self) -> bool:
+        return self.request.method not in ("GET", "HEAD", "OPTIONS")
+
+    def _is_foreign(self) -> bool:
+        """Whether a browser says that another site's page sends this."""
+        headers = self.request.headers
+        if not self._writes or headers.get("Sec-Fetch-Site") in ("same-origin", "none"):
+            return False
+        origin = headers.get("Origin", "")
+        hosts = {self.request.host, *headers.get("X-Forwarded-Host", "").split(",")}
+        return bool(origin) and urlsplit(origin).netloc not in {host.strip() for host in hosts}
+
+    async def _refuse_forged(self) -> None:
+        """Tell a write without the page's XSRF token apart from one without a login."""
+        cookie = self.get_secure_cookie(self.hub_auth.cookie_name) if self._writes else None
+        if not cookie:
+            return
+        model = await self.hub_auth.user_for_token(cookie.decode("ascii", "replace"), sync=False)
+        if model:
+            why = "The request lacks the page's XSRF token; load the page again."
+            await self.refuse(model, "foreign-origin" if self._is_foreign() else "xsrf", why)
+
+    async def still_may(self, is_allowed: Callable[[Mapping[str, Any]], bool]) -> bool:
+        """Ask the hub again whose a long stream is (at most ``AUTH_CACHE_S`` old)."""
+        with suppress(AttributeError):
+            del self._cached_hub_user
+        model = await self.fetch_model()
+        return model is not None and is_allowed(model)
+
+    def body_as(self, kind: type[_Model]) -> _Model:
+        """Read the body.
+
+        Raises:
+            BadRequest: It is no JSON object of this form; every fault is listed with its field.
+        """
+        said = self.body_object()
+        try:
+            return kind.model_validate(said)
+        except ValidationError as error:
+            problems = [problem_of(one) for one in error.errors()]
+            raise refused(problems) from error
+
+    def body_object(self) -> dict[str, Any]:
+        """The body as a JSON object.
+
+        Raises:
+            BadRequest: It is none.
+        """
+        try:
+            said = json.loads(self.request.body)
+        except (ValueError, RecursionError) as error:
+            raise BadRequest("The body is no JSON.") from error
+        if not isinstance(said, dict):
+            raise BadRequest("The body is no JSON object.")
+        return said
+
+    def body_text(self) -> str:
+        """The body as text.
+
+        Raises:
+            BadRequest: It is no UTF-8.
+        """
+        try:
+            return self.request.body.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise BadRequest("The body is no UTF-8 text.") from error
+
+    @property
+    def is_csv(self) -> bool:
+        """Whether the body says that it is a table."""
+        return self.request.headers.get("Content-Type", "").partition(";")[0] == "text/csv"
+
+    def whole(self, name: str, low: int, high: int, default: int | None) -> int | None:
+        """A whole number of the address.
+
+        Raises:
+            BadRequest: It is none, or out of its range.
+        """
+        said = self.get_query_argument(name, "")
+        if not said:
+            return default
+        if not re.fullmatch(r"-?[0-9]{1,19}", said) or not low <= int(said) <= high:
+            raise refused([Problem(f"a whole number from {low} to {high}", name)])
+        return int(said)
+
+    def page(self) -> tuple[int, int]:
+        """``offset`` and ``limit`` of a long list."""
+        return self.whole("offset", 0, 10**9, 0) or 0, self.whole("limit", 1, 200, 50) or 50
+
+    def send_csv(self, name: str, text: str) -> None:
+        """Answer with a table to be saved."""
+        self.set_header("Content-Type", "text/csv; charset=utf-8")
+        self.set_header("Content-Disposition", f'attachment; filename="{name}"')
+        self.finish(text)
+
+    def require_match(self) -> Callable[[str], bool]:
+        """What tells whether an etag is one that the client has seen.
+
+        Raises:
+            ApiError: 428, the request names none.
+        """
+        said = self.request.headers.get("If-Match", "")
+        if not said:
+            raise ApiError(
+                428, "version-needed", "Send If-Match with the etag that you saw (or *)."
+            )
+        return lambda etag: matches(said, etag)
+
+
+def refused(problems: Sequence[Problem]) -> BadRequest:
+    """Several faults of one request as one error."""
+    faults = [f"{one.field}: {one.message}" if one.field else one.message for one in problems]
+    text = "This is not usable: " + "; ".join(faults) + "."
+    return BadRequest(text, faults=faults, problems=problems)
 
 
 class NotFound(ApiHandler):

@@ -5,14 +5,15 @@ Every method blocks; the service calls them in a thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from pytorch_spawner.core.gpus import Inventory
+from pytorch_spawner.core.gpus import GpuUuid, Inventory
 from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.placement import DeviceSetting, Holding
-from pytorch_spawner.core.tickets import Place
+from pytorch_spawner.core.tickets import Place, Ticket
+from pytorch_spawner.core.usage_report import Busy, Used
 
 
 class Start(Protocol):
@@ -99,6 +100,46 @@ class Lease(Protocol):
         """Id of the grant it was given through; "" where unknown."""
 
 
+class Change(Protocol):
+    """One line of the audit log."""
+
+    @property
+    def id(self) -> int:
+        """Grows with every line."""
+
+    @property
+    def at(self) -> float:
+        """Unix time in seconds."""
+
+    @property
+    def by(self) -> str:
+        """Who did it."""
+
+    @property
+    def what(self) -> str:
+        """Kind: "grant", "gpu", "queue", "server" or "refused"."""
+
+    @property
+    def subject(self) -> str:
+        """Id of the grant, UUID, or user and server."""
+
+    @property
+    def before(self) -> Any:
+        """As it was, as JSON; None where there was nothing."""
+
+    @property
+    def after(self) -> Any:
+        """As it is since, as JSON; None where there is nothing."""
+
+    @property
+    def undoes(self) -> int | None:
+        """The line that this one takes back."""
+
+    @property
+    def undone_by(self) -> int | None:
+        """The line that took this one back."""
+
+
 class Ledger(Protocol):
     """The part of the ledger that the service reads, and what it writes."""
 
@@ -135,6 +176,55 @@ class Ledger(Protocol):
         self, hub: str, by: str, change: Callable[[tuple[Grant, ...]], Sequence[Grant]]
     ) -> Sequence[Grant]:
         """Change the ledger's own grants in one transaction; returns them as they are now."""
+
+    def edit_grants(
+        self, hub: str, by: str, change: Callable[[tuple[Grant, ...]], Sequence[Grant]]
+    ) -> tuple[Sequence[Grant], Sequence[int]]:
+        """As ``change_grants``; returns the ids of the log's new lines, too."""
+
+    def change_setting(
+        self, hub: str, uuid: GpuUuid, by: str, change: Callable[[DeviceSetting], DeviceSetting]
+    ) -> int | None:
+        """Change what is decided about a device; returns the id of the log's line, if any."""
+
+    def boost(
+        self,
+        hub: str,
+        username: str,
+        servername: str,
+        boost: int,
+        by: str,
+        check: Callable[[Ticket], None],
+    ) -> int | None:
+        """Set what is added to a ticket's priority; None when there is no such ticket."""
+
+    def remove_ticket(
+        self, hub: str, username: str, servername: str, by: str, check: Callable[[Ticket], None]
+    ) -> int | None:
+        """Take a start out of the queue; None when there is no such ticket."""
+
+    def note(self, hub: str, by: str, what: str, subject: str, after: Any) -> int:
+        """Write a line of the log that changes no decision."""
+
+    def changes(
+        self, hub: str, limit: int = 100, *, before: int | None = None, search: str = ""
+    ) -> Sequence[Change]:
+        """The audit log, the newest first."""
+
+    def latest_change(self, hub: str, what: str, subject: str) -> Change | None:
+        """The newest line about one thing."""
+
+    def undo(self, hub: str, change_id: int, by: str) -> int:
+        """Take a change back."""
+
+    def version(self, hub: str) -> int:
+        """A number that grows whenever something a decision depends on is written."""
+
+    def used(self, hub: str, first: float, last: float) -> tuple[Sequence[Used], Sequence[Busy]]:
+        """What was held and what was busy, from day to day."""
+
+    def add_busy(self, hub: str, rows: Iterable[tuple[float, str, str, str, float]]) -> None:
+        """Add measured time: day, user, course, GPU, seconds."""
 
     def groups_of(self, hub: str, username: str) -> Sequence[str]:
         """The user's groups at their latest start."""

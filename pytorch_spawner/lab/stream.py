@@ -21,10 +21,9 @@ from pytorch_spawner.lab.events import Batch, View, has_changed
 from pytorch_spawner.lab.handlers import ApiError, ApiHandler
 from pytorch_spawner.lab.limits import retry_after
 from pytorch_spawner.lab.ports import Start
+from pytorch_spawner.lab.rights import RECHECK_S, STREAM_S
 
 KEEP_ALIVE_S: Final = 10.0
-# A stream ends now and then, so that a right that was taken away ends with it; clients come back.
-STREAM_S: Final = 600.0
 # A client that takes nothing for this long is gone or wedged.
 FLUSH_S: Final = 30.0
 # What an agent leaves free in a journal, so that the hub can always say how a start ended. More
@@ -38,6 +37,7 @@ class Events(ApiHandler):
     """One server's journal: GET follows it, POST adds the agent's events."""
 
     _gone: asyncio.Event
+    _watched: tuple[str, str]
 
     def prepare(self) -> None:
         """Make ready to notice that the client goes."""
@@ -57,7 +57,8 @@ class Events(ApiHandler):
     async def get(self, username: str, servername: str = "") -> None:
         """Stream the journal, or send it as one list with ``?format=json``."""
         model = await self.require_model(enter=False)
-        if not auth.may_watch(model, username, servername, self.hub_auth.access_scopes):
+        self._watched = username, servername
+        if not self._may_watch(model):
             raise ApiError(403, "forbidden", "This is somebody else's server.")
         async with self.lab.follower.view(username, servername) as view:
             batch = await view.replay(self.get_query_argument("start", "")[:64], self._after())
@@ -71,6 +72,9 @@ class Events(ApiHandler):
                 await self._follow(view, batch)
             except (StreamClosedError, EOFError, TimeoutError, asyncio.TimeoutError):
                 return
+
+    def _may_watch(self, model: Mapping[str, Any]) -> bool:
+        return auth.may_watch(model, *self._watched, self.hub_auth.access_scopes)
 
     def _after(self) -> int:
         said = self.get_query_argument("after", "") or self.request.headers.get("Last-Event-ID", "")
@@ -89,7 +93,13 @@ class Events(ApiHandler):
             await self._write(views.describe_message("restart", {"start": first.start.id}))
         await self._send(first, None)
         shown = first.start
+        asked_at = time.monotonic()
         while time.monotonic() < ends_at and not self._gone.is_set():
+            if time.monotonic() - asked_at > RECHECK_S:
+                # Who may not watch any more comes back, and is told.
+                if not await self.still_may(self._may_watch):
+                    return
+                asked_at = time.monotonic()
             batch = await self._next(view)
             if batch is None:
                 await self._write(": still here\n\n")
@@ -193,4 +203,7 @@ class Events(ApiHandler):
             raise ApiError(409, "journal-full", "This start has reported all it may.")
         events = await asyncio.to_thread(ledger.append_events, start.id, report.events)
         self.lab.note_length(start.id, events[-1].seq)
+        samples = [data for kind, data in report.events if kind == "sample"]
+        if samples:
+            await self.lab.meter.take_report(username, servername, samples[-1])
         return [event.seq for event in events]

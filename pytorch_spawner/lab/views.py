@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import quote
 
-from pytorch_spawner.core.gpus import Gpu, Inventory
+from pytorch_spawner.core.changes import can_undo, say_change
 from pytorch_spawner.core.journal import Event
-from pytorch_spawner.core.placement import DeviceSetting, Holding, with_settings
-from pytorch_spawner.core.tickets import Place, describe_place
-from pytorch_spawner.lab.auth import ADMIN, is_viewer, scopes_of
-from pytorch_spawner.lab.ports import Lease, Start
+from pytorch_spawner.core.placement import Holding
+from pytorch_spawner.core.tickets import Place, Ticket, describe_place
+from pytorch_spawner.lab.auth import is_admin, is_instructor, is_viewer
+from pytorch_spawner.lab.etags import etag_of
+from pytorch_spawner.lab.ports import Change, Lease, Start
 from pytorch_spawner.lab.settings import LabSettings
 
 
@@ -53,25 +55,49 @@ def place_event(waiting: Place, now: float) -> Event:
     return Event(0, now, "queue", describe_place(waiting))
 
 
-def describe_queue(queue: Sequence[Place], username: str, *, sees_all: bool) -> dict[str, Any]:
-    """Who waits: the person's own servers, or all of them; how many there are is no secret."""
+def describe_waiting(waiting: Place) -> dict[str, Any]:
+    """One who waits, and the version of what an admin can change of it."""
     return {
-        "length": len(queue),
-        "waiting": [
-            {
-                "user": waiting.ticket.username,
-                "server": waiting.ticket.servername,
-                "start": waiting.ticket.id,
-                **describe_place(waiting),
-                "gpus": waiting.ticket.gpus,
-                "share": waiting.ticket.share,
-                "pool": waiting.ticket.pool,
-                "boost": waiting.ticket.boost,
-                "is_away": waiting.ticket.is_away,
-            }
-            for waiting in queue
-            if sees_all or waiting.ticket.username == username
-        ],
+        "user": waiting.ticket.username,
+        "server": waiting.ticket.servername,
+        "start": waiting.ticket.id,
+        **describe_place(waiting),
+        "gpus": waiting.ticket.gpus,
+        "share": waiting.ticket.share,
+        "pool": waiting.ticket.pool,
+        "boost": waiting.ticket.boost,
+        "is_away": waiting.ticket.is_away,
+        "etag": etag_of_ticket(waiting.ticket),
+    }
+
+
+def etag_of_ticket(ticket: Ticket) -> str:
+    """Version of what an admin can change of a ticket."""
+    return etag_of([ticket.id, ticket.boost])
+
+
+def changed_by(what: str, latest: Change | None) -> str:
+    """That somebody was faster, and who."""
+    if latest is None:
+        return f"{what} was changed meanwhile."
+    at = datetime.fromtimestamp(latest.at, timezone.utc)
+    return f"{what} was changed meanwhile, by {latest.by} at {at:%H:%M:%S} UTC."
+
+
+def describe_change(change: Change) -> dict[str, Any]:
+    """One line of the audit log."""
+    return {
+        "id": change.id,
+        "at": change.at,
+        "by": change.by,
+        "what": change.what,
+        "subject": change.subject,
+        "before": change.before,
+        "after": change.after,
+        "sentence": say_change(change.what, change.subject, change.before, change.after),
+        "can_undo": change.undone_by is None and can_undo(change.what, change.before, change.after),
+        "undone_by": change.undone_by,
+        "undoes": change.undoes,
     }
 
 
@@ -88,7 +114,8 @@ def describe_me(
         "name": model["name"],
         "kind": model.get("kind", "user"),
         "can_view_all": is_viewer(model),
-        "can_admin": ADMIN in scopes_of(model),
+        "can_admin": is_admin(model),
+        "can_instruct": is_instructor(model),
         "servers": [
             {
                 "server": start.servername,
@@ -129,65 +156,6 @@ def describe_leases(
 ) -> list[dict[str, Any]]:
     """The leases that the person may see: their own, or all of them."""
     return [describe_lease(lease) for lease in leases if sees_all or lease.username == username]
-
-
-def describe_gpus(
-    inventory: Inventory,
-    settings: Sequence[DeviceSetting],
-    leases: Sequence[Lease],
-    username: str,
-    *,
-    sees_all: bool,
-) -> dict[str, Any]:
-    """The GPUs as admins set them, and what is in use; by whom only where one may see it."""
-    held = [holding for lease in leases for holding in lease.holdings]
-    laid = with_settings(inventory, settings, {holding.gpu: holding.slots for holding in held})
-    return {
-        "gpus": [_describe_gpu(gpu, leases, username, sees_all=sees_all) for gpu in laid.gpus],
-        "reason": inventory.reason,
-    }
-
-
-def _describe_gpu(
-    gpu: Gpu, leases: Sequence[Lease], username: str, *, sees_all: bool
-) -> dict[str, Any]:
-    held = [
-        (lease, holding)
-        for lease in leases
-        for holding in lease.holdings
-        if holding.gpu == gpu.uuid
-    ]
-    described: dict[str, Any] = {
-        "uuid": gpu.uuid,
-        "index": gpu.index,
-        "name": gpu.name,
-        "memory_mib": gpu.memory_mib,
-        "compute_capability": gpu.compute_capability,
-        "driver": gpu.driver,
-        "pool": gpu.pool,
-        "is_simulated": gpu.is_simulated,
-        "mode": gpu.mode,
-        "slots": gpu.slots,
-        "slot_memory_mib": gpu.slot_memory_mib,
-        "mig_profile": gpu.mig_profile,
-        "health": gpu.health,
-        "drained": gpu.drained,
-        "leases": len(held),
-        "mine": any(lease.username == username for lease, _ in held),
-    }
-    if sees_all:
-        described["holders"] = [
-            {
-                "user": lease.username,
-                "server": lease.servername,
-                "slot": _describe_slot(holding),
-                "since": lease.since,
-                "until": lease.until,
-                "kept_until": lease.kept_until,
-            }
-            for lease, holding in sorted(held, key=lambda pair: pair[1].slot)
-        ]
-    return described
 
 
 def describe_page(

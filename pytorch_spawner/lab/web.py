@@ -8,13 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import Any
+from typing import Any, Final
 
 from jupyterhub.services.auth import HubOAuthCallbackHandler
 from tornado.web import HTTPError, StaticFileHandler
 
 from pytorch_spawner.lab import auth, views
 from pytorch_spawner.lab.handlers import Lab, LabHandler
+
+TITLES: Final = {
+    "gpus": "GPUs",
+    "grants": "Who gets what",
+    "queue": "Queue",
+    "usage": "Usage",
+    "log": "Log",
+}
 
 
 class PageHandler(LabHandler):
@@ -37,12 +45,15 @@ class PageHandler(LabHandler):
 
 
 class Home(PageHandler):
-    """The service's first page: straight to the one server, or a choice between several."""
+    """The service's first page: the GPUs for viewers; else the person's server, or a choice."""
 
     async def get(self) -> None:
         """Redirect, or list."""
         name = self.model["name"]
         settings = self.lab.settings
+        if auth.is_viewer(self.model) and self.get_query_argument("mine", None) is None:
+            self.redirect(f"{settings.prefix}gpus")
+            return
         starts = await asyncio.to_thread(self.lab.ledger.starts, settings.hub_id, name)
         if all(not start.servername for start in starts):
             self.redirect(f"{settings.prefix}servers/{views.server_path(name, '')}")
@@ -52,6 +63,33 @@ class Home(PageHandler):
                 "servers.html",
                 user=name,
                 servers=views.describe_me(self.model, starts, settings)["servers"],
+            )
+        )
+
+
+class Admin(PageHandler):
+    """A page of those who look after the lab; the script fills it from the API."""
+
+    async def get(self, name: str) -> None:
+        """Render the frame."""
+        if not auth.is_viewer(self.model):
+            raise HTTPError(403, "This page is for the lab's admins.")
+        settings = self.lab.settings
+        config = {
+            "page": name,
+            "apiUrl": f"{settings.prefix}api/",
+            "labUrl": settings.prefix,
+            "user": self.model["name"],
+            "canAdmin": auth.is_admin(self.model),
+            "xsrf": self.xsrf_token.decode("ascii"),
+        }
+        self.finish(
+            self.lab.pages.render(
+                "admin.html",
+                user=self.model["name"],
+                name=name,
+                title=TITLES[name],
+                config=json.dumps(config),
             )
         )
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy.orm import Session
 
+from pytorch_spawner.core.changes import can_undo
 from pytorch_spawner.core.gpus import GpuUuid
 from pytorch_spawner.core.grant_rows import Known, parse_grants
 from pytorch_spawner.core.grants import Grant
@@ -15,9 +16,6 @@ from pytorch_spawner.errors import BadRequest, ChangedMeanwhile
 from pytorch_spawner.ledger.granting import decided
 from pytorch_spawner.ledger.models import ChangeRow, TicketRow
 from pytorch_spawner.ledger.queueing import Queueing
-
-# Kinds of change that can be taken back.
-UNDOABLE: Final = frozenset({"grant", "gpu", "queue"})
 
 
 class Undoing(Queueing):
@@ -83,10 +81,3 @@ class Undoing(Queueing):
         latest = self._newest(session, row.hub, row.what, row.subject)
         who = f" by {latest.by}" if latest is not None and latest.id != row.id else ""
         return ChangedMeanwhile(f"{row.subject} was changed again since{who}.", now=now)
-
-
-def can_undo(what: str, before: Any, after: Any) -> bool:
-    """Whether changes of this kind can be taken back; one may be too late for it all the same."""
-    if what == "queue":
-        return isinstance(before, int) and isinstance(after, int)
-    return what in UNDOABLE

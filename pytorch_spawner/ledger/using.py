@@ -60,7 +60,7 @@ class Using(Database):
             leases = [
                 Used(
                     row.username,
-                    str((row.request or {}).get("course", "")),
+                    str((row.request or {}).get("course") or ""),
                     tuple(row.gpus),
                     row.weight,
                     row.since,

@@ -86,6 +86,7 @@ class MemoryLedger:
     all_leases: list[FakeLease] = field(default_factory=list)
     all_settings: list[DeviceSetting] = field(default_factory=list)
     all_waiting: list[FakeWaiting] = field(default_factory=list)
+    notes: list[tuple[str, str, str, Any]] = field(default_factory=list)
     is_broken: bool = False
     lock: Any = field(default_factory=threading.Lock)
 
@@ -158,6 +159,22 @@ class MemoryLedger:
         self._check()
         return tuple(self.all_settings)
 
+    def grants(self, hub: str) -> tuple[Any, ...]:
+        self._check()
+        return ()
+
+    def version(self, hub: str) -> int:
+        self._check()
+        return 0
+
+    def note(self, hub: str, by: str, what: str, subject: str, after: Any) -> int:
+        self._check()
+        self.notes.append((by, what, subject, after))
+        return len(self.notes)
+
+    def now(self) -> float:
+        return float(self.clock())
+
     def queue(self, hub: str) -> tuple[FakeWaiting, ...]:
         self._check()
         return tuple(self.all_waiting)
@@ -181,6 +198,8 @@ class FakeHub:
         self.browser_user_token = ""
         self.is_down = False
         self.posted: list[tuple[str, str]] = []
+        self.people: dict[str, list[str]] = {name: ["cv"] for name in ("ana", "bob", "cyd")}
+        self.page = 2
 
     def add(self, token: str, name: str, *scopes: str, kind: str = "user") -> str:
         self.models[token] = {"name": name, "kind": kind, "scopes": list(scopes), "groups": []}
@@ -233,11 +252,11 @@ class _People(_HubHandler):
         if self.hub.is_down:
             self.set_status(503)
             return
-        users = [{"name": name, "groups": ["cv"]} for name in ("ana", "bob", "cyd")]
+        users = [{"name": name, "groups": groups} for name, groups in self.hub.people.items()]
         items = users if what == "users" else [{"name": "empty"}]
-        offset = int(self.get_argument("offset", "0"))
-        following = {"offset": offset + 2} if offset + 2 < len(items) else None
-        page = {"items": items[offset : offset + 2], "_pagination": {"next": following}}
+        offset, size = int(self.get_argument("offset", "0")), self.hub.page
+        following = {"offset": offset + size} if offset + size < len(items) else None
+        page = {"items": items[offset : offset + size], "_pagination": {"next": following}}
         self.finish(json.dumps(page))
 
 

@@ -54,8 +54,10 @@ class Site:
             return Answer(answer.status, dict(answer.headers), await answer.text())
 
     async def send(
-        self, method: str, path: str, value: Any, token: str = "admin", **headers: str
+        self, method: str, path: str, value: Any = b"", token: str = "admin", **headers: str
     ) -> Answer:
+        """Send a write; it changes whatever is there, unless ``If_Match`` says what was seen."""
+        headers = {"If-Match": "*", **{key.replace("_", "-"): it for key, it in headers.items()}}
         head = {"Authorization": f"token {token}"} if token else {}
         body = value if isinstance(value, bytes) else json.dumps(value).encode()
         async with self.http.request(
@@ -134,7 +136,7 @@ class Stream:
         return found
 
 
-async def run_site(ledger: Any) -> AsyncIterator[Site]:
+async def run_site(ledger: Any, meter: Any = None) -> AsyncIterator[Site]:
     Health._checked = (-1e9, False)
     hub = FakeHub()
     (socket,) = bind_sockets(0, "127.0.0.1")
@@ -160,7 +162,7 @@ async def run_site(ledger: Any) -> AsyncIterator[Site]:
     hub.add("bo-server", "bo", server_scope("bo"))
     hub.add("ana-own", "ana", "access:servers!user=ana", "read:users!user=ana")
     hub.add("admin-own", "root", "access:servers", "admin:users")
-    lab = build_lab(settings, ledger, hub_auth, poll_s=0.05)
+    lab = build_lab(settings, ledger, hub_auth, poll_s=0.05, meter=meter)
     server = make_server(lab)
     server.request_callback.add_handlers(r".*", hub.handlers())  # type: ignore[attr-defined]
     server.add_sockets([socket])

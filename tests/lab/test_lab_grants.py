@@ -69,10 +69,11 @@ async def test_a_body_with_one_fault_changes_nothing_and_every_fault_is_listed(s
     ):
         assert any(f"grant {place}" in fault and words in fault for fault in faults), words
     assert any("pinned to user ana" in fault for fault in faults)
-    assert (await site.send("POST", "api/grants/preview", {"grants": rows})).json == {
-        "faults": faults,
-        "changes": [],
-    }
+    preview = (await site.send("POST", "api/grants/preview", {"grants": rows})).json
+    assert (preview["faults"], preview["changes"], preview["effects"]) == (faults, [], [])
+    assert {"row": 2, "field": "subject", "message": "there is no user 'zoe'"} in answer.json[
+        "problems"
+    ]
     assert [grant.id for grant in site.ledger.grants(HUB)] == ["config:g1"]
 
 

@@ -1,0 +1,78 @@
+"""The audit log in words, and which of its lines can be taken back. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+UNDOABLE: Final = frozenset({"grant", "gpu"})
+
+
+def can_undo(what: str, before: Any, after: Any) -> bool:
+    """Whether changes of this kind can be taken back; one may be too late for it all the same.
+
+    Of the queue that is a boost; who was taken out of it asks again.
+    """
+    if what == "queue":
+        return isinstance(before, int) and isinstance(after, int)
+    return what in UNDOABLE
+
+
+def say_change(what: str, subject: str, before: Any, after: Any) -> str:
+    """One line as a sentence; the names are people's own text, to be escaped where it is shown."""
+    if what == "grant":
+        return _say_grant(subject, before, after)
+    if what == "gpu" and isinstance(before, Mapping) and isinstance(after, Mapping):
+        return f"{subject}: " + "; ".join(_say_device(before, after)) + "."
+    if what == "queue":
+        who = subject.removesuffix("/")
+        if after == "removed":
+            return f"Took {who} out of the queue."
+        return f"Priority of {who} in the queue: {_signed(after)} (was {_signed(before)})."
+    if what == "server":
+        why = after.get("message", "") if isinstance(after, Mapping) else ""
+        said = f', saying "{why}"' if why else ""
+        return f"Stopped the server {subject.removesuffix('/')}{said}."
+    if what == "refused":
+        why = after.get("message", "") if isinstance(after, Mapping) else ""
+        return f"Was refused {subject}: {why}"
+    return f"{what} {subject}"
+
+
+def _say_grant(subject: str, before: Any, after: Any) -> str:
+    either = after or before
+    if not isinstance(either, Mapping):
+        return f"Grant {subject}."
+    whose = f"{either.get('to', '')} {either.get('subject', '')}".strip()
+    if before is None:
+        return f"Added the grant {subject} for {whose}."
+    if after is None:
+        return f"Removed the grant {subject} of {whose}."
+    parts = [
+        f"{key} {_plain(after.get(key))} (was {_plain(before.get(key))})"
+        for key in sorted({*before, *after})
+        if before.get(key) != after.get(key)
+    ]
+    return f"Changed the grant {subject} of {whose}: {'; '.join(parts)}."
+
+
+def _say_device(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    said = []
+    if before.get("drained") != after.get("drained"):
+        why = after.get("drained")
+        said.append(f"drained ({why})" if why else "back in service")
+    for key in ("mode", "pool"):
+        if before.get(key) != after.get(key):
+            now = after.get(key) or "as configured"
+            said.append(f"{key} {now} (was {before.get(key) or 'as configured'})")
+    return said or ["nothing differs"]
+
+
+def _plain(value: Any) -> str:
+    if value is None:
+        return "unset"
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _signed(value: Any) -> str:
+    return f"{value:+d}" if isinstance(value, int) and value else str(value)

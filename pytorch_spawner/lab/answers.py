@@ -1,0 +1,452 @@
+"""What the API answers, as pydantic models: for openapi.json, and for the tests that hold it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Anything(BaseModel):
+    """A JSON object."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+class Stream(BaseModel):
+    """Server-sent events."""
+
+
+class Fault(_Answer):
+    """One fault and its place."""
+
+    row: int | None
+    field: str
+    message: str
+
+
+class Error(_Answer):
+    """Why not: a stable code and a sentence."""
+
+    code: str
+    message: str
+    faults: list[str] = []
+    problems: list[Fault] = []
+    now: Any = None
+
+
+class MyServer(_Answer):
+    """One of the person's servers."""
+
+    server: str
+    start: str
+    image: str
+    created_at: float
+    outcome: str
+    page: str
+
+
+class Me(_Answer):
+    """Who is asking."""
+
+    name: str
+    kind: str
+    can_view_all: bool
+    can_admin: bool
+    can_instruct: bool
+    servers: list[MyServer]
+    xsrf: str = ""
+
+
+class Meter(_Answer):
+    """Who measures."""
+
+    source: Literal["driver", "reports", "none"]
+    reason: str
+
+
+class Sample(_Answer):
+    """One measurement; null is unknown."""
+
+    at: float
+    utilisation: float | None
+    memory_used_mib: float | None
+    temperature_c: float | None
+    power_w: float | None
+
+
+class Holder(_Answer):
+    """Who holds a slot."""
+
+    user: str
+    server: str
+    slot: int | None
+    since: float
+    until: float | None
+    kept_until: float | None
+    lease: str
+    grant: str
+    course: str
+    image: str
+
+
+class Process(_Answer):
+    """A process on a GPU; user is null for one that is not of this lab."""
+
+    pid: int
+    name: str
+    used_mib: int | None
+    user: str | None
+    server: str | None
+
+
+class Pin(_Answer):
+    """A grant that pins a GPU."""
+
+    id: str
+    to: str
+    subject: str
+
+
+class Setting(_Answer):
+    """What an admin decided about a GPU; null leaves it as configured."""
+
+    pool: str | None
+    mode: str | None
+    drained: str
+
+
+class Gpu(_Answer):
+    """A GPU; the fields from etag on are for viewers."""
+
+    uuid: str
+    index: int
+    name: str
+    memory_mib: int | None
+    compute_capability: str
+    driver: str
+    pool: str
+    is_simulated: bool
+    mode: str
+    slots: int
+    slot_memory_mib: int | None
+    mig_profile: str
+    health: str
+    drained: str
+    leases: int
+    mine: bool = False
+    etag: str = ""
+    setting: Setting | None = None
+    pins: list[Pin] = []
+    holders: list[Holder] = []
+    processes: list[Process] = []
+    sample: Sample | None = None
+
+
+class Gpus(_Answer):
+    """All GPUs."""
+
+    gpus: list[Gpu]
+    reason: str
+    meter: Meter
+
+
+class Series(_Answer):
+    """What one GPU did; null is unknown."""
+
+    utilisation: list[float | None]
+    memory_used_mib: list[float | None]
+    temperature_c: list[float | None]
+    power_w: list[float | None]
+
+
+class History(_Answer):
+    """The last quarter of an hour."""
+
+    step_s: float
+    at: list[float]
+    gpus: dict[str, Series]
+
+
+class GpuChanged(_Answer):
+    """A GPU as it is now."""
+
+    gpu: Gpu | None
+    change: int | None
+
+
+class Grant(_Answer):
+    """A grant; what is not set is left out."""
+
+    id: str
+    to: str
+    subject: str = ""
+    pool: str = ""
+    gpus: list[str] = []
+    count: int
+    share: str
+    priority: int = 0
+    weekly_gpu_hours: float | None = None
+    max_lease_s: int | None = None
+    valid_from: str | None = None
+    valid_until: str | None = None
+    images: list[str] = []
+    source: str
+    etag: str = ""
+    used_gpu_hours: float = 0.0
+
+
+class Grants(_Answer):
+    """All grants with their version; or one person's, and why."""
+
+    grants: list[Grant]
+    etag: str = ""
+    user: str = ""
+    sentences: list[str] = []
+
+
+class GrantChanged(_Answer):
+    """A grant as it is now."""
+
+    grant: Grant
+    change: int | None
+
+
+class GrantsReplaced(_Answer):
+    """The ledger's grants as they are now."""
+
+    grants: list[Grant]
+    etag: str
+    changes: list[int]
+
+
+class Removed(_Answer):
+    """What is gone."""
+
+    removed: str
+    change: int
+
+
+class Difference(_Answer):
+    """One grant before and after."""
+
+    id: str
+    before: Grant | None
+    after: Grant | None
+
+
+class Preview(_Answer):
+    """What a change would mean."""
+
+    faults: list[str]
+    problems: list[Fault]
+    warnings: list[str]
+    changes: list[Difference]
+    effects: list[str]
+    explained: Grants | None = None
+
+
+class Held(_Answer):
+    """A GPU that somebody holds."""
+
+    gpu: str
+    name: str
+    server: str
+    slot: int | None
+    since: float
+
+
+class Person(_Answer):
+    """Everyone, a group, or a user."""
+
+    kind: Literal["everyone", "group", "user"]
+    name: str
+    members: int | None
+    groups: list[str]
+    is_known: bool
+    grants: list[Grant]
+    sentences: list[str]
+    holds: list[Held]
+
+
+class Pool(_Answer):
+    """A pool."""
+
+    name: str
+    gpus: int
+
+
+class Choice(_Answer):
+    """A GPU that can be pinned."""
+
+    uuid: str
+    index: int
+    name: str
+    pool: str
+    pinned_to: str
+
+
+class People(_Answer):
+    """One page of people."""
+
+    total: int
+    rows: list[Person]
+    pools: list[Pool]
+    gpus: list[Choice]
+
+
+class Waiting(_Answer):
+    """One who waits."""
+
+    user: str
+    server: str
+    start: str
+    place: int | None
+    of: int | None
+    since: float
+    expected_at: float | None
+    reason: str
+    gpus: int
+    share: str
+    pool: str
+    boost: int
+    is_away: bool
+    etag: str
+
+
+class Queue(_Answer):
+    """One page of the queue."""
+
+    length: int
+    version: str
+    total: int
+    waiting: list[Waiting]
+
+
+class WaitingChanged(_Answer):
+    """One who waits, as it is now; null when served meanwhile."""
+
+    waiting: Waiting | None
+    change: int
+
+
+class Lease(_Answer):
+    """What a running server holds."""
+
+    id: str
+    start: str
+    user: str
+    server: str
+    gpus: list[str]
+    slots: list[int | None]
+    request: dict[str, Any]
+    grant: str
+    since: float
+    until: float | None
+    kept_until: float | None
+
+
+class Leases(_Answer):
+    """All leases that one may see."""
+
+    leases: list[Lease]
+
+
+class Stopping(_Answer):
+    """The hub stops it."""
+
+    stopping: bool
+    change: int
+
+
+class Event(_Answer):
+    """One entry of a journal."""
+
+    v: int
+    seq: int
+    at: float
+    kind: str
+    data: dict[str, Any]
+
+
+class Journal(BaseModel):
+    """A journal as a list."""
+
+    model_config = ConfigDict(json_schema_extra={"type": "array"})
+
+
+class Report(BaseModel):
+    """What an agent sends; see docs/reference/events.md."""
+
+    v: Literal[1]
+    start: str = ""
+    events: Annotated[list[dict[str, Any]], Field(max_length=64)]
+
+
+class Accepted(_Answer):
+    """How many events were written, and the number of the last."""
+
+    accepted: int
+    seq: int | None
+
+
+class DayUse(_Answer):
+    """GPU-hours on one day; busy is null where nobody measured."""
+
+    held_h: float
+    busy_h: float | None
+
+
+class UsageRow(_Answer):
+    """One user, course or GPU."""
+
+    key: str
+    label: str
+    held_h: float
+    busy_h: float | None
+    days: list[DayUse]
+
+
+class Usage(_Answer):
+    """GPU-hours by day."""
+
+    first: str
+    last: str
+    by: str
+    days: list[str]
+    rows: list[UsageRow]
+    total: DayUse
+    note: str
+
+
+class Change(_Answer):
+    """One line of the audit log."""
+
+    id: int
+    at: float
+    by: str
+    what: str
+    subject: str
+    before: Any
+    after: Any
+    sentence: str
+    can_undo: bool
+    undone_by: int | None
+    undoes: int | None
+
+
+class Log(_Answer):
+    """One page of the audit log."""
+
+    rows: list[Change]
+    next: int | None
+
+
+class Undone(_Answer):
+    """Id of the line that took it back."""
+
+    change: int

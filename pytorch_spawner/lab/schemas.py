@@ -1,0 +1,86 @@
+"""What the API takes, as pydantic models: one schema for pages, programs and openapi.json."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from pytorch_spawner.core.grants import PRIORITIES
+
+Text = Annotated[str, Field(max_length=255)]
+
+
+def _printable(value: Any) -> Any:
+    if isinstance(value, str) and not all(one.isprintable() or one == "\n" for one in value):
+        raise ValueError("only printable characters")
+    return value
+
+
+def _no_truth(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number, not true or false")  # noqa: TRY004 (pydantic collects it)
+    return value
+
+
+Printable = BeforeValidator(_printable)
+
+
+class _Body(BaseModel):
+    """Base of all bodies: what is not known is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class DeviceChange(_Body):
+    """What an admin decides about a GPU; what is left out stays as it is."""
+
+    drained: Annotated[str, Field(max_length=255), Printable] | None = None
+    mode: Annotated[str, Field(max_length=16)] | None = None
+    pool: Annotated[str, Field(min_length=1, max_length=255), Printable] | None = None
+
+    @field_validator("drained")
+    @classmethod
+    def _text(cls, value: str | None) -> str:
+        if value is None:
+            raise ValueError('a reason, or "" to return it to service')
+        return " ".join(value.split())
+
+    @field_validator("mode")
+    @classmethod
+    def _known_mode(cls, value: str | None) -> str | None:
+        if value is None or value == "exclusive":
+            return value
+        kind, _, count = value.partition(":")
+        if kind == "shared" and count.isascii() and count.isdecimal() and 2 <= int(count) <= 64:
+            return f"shared:{int(count)}"
+        if value == "mig":
+            raise ValueError("MIG is set on the host: see nvidia-smi mig there")
+        raise ValueError('"exclusive", or "shared:N" with N from 2 to 64')
+
+
+class Boost(_Body):
+    """What is added to the priority of somebody who waits."""
+
+    boost: Annotated[int, BeforeValidator(_no_truth), Field(ge=PRIORITIES[0], le=PRIORITIES[1])]
+
+
+class StopServer(_Body):
+    """Why a server is stopped, for its student."""
+
+    message: Annotated[str, Field(max_length=500), Printable] = ""
+
+
+class GrantsBody(_Body):
+    """All of the ledger's grants."""
+
+    grants: Annotated[list[Any], Field(max_length=10_000)]
+
+
+class PreviewBody(_Body):
+    """All of the ledger's grants, or what changes of them; and whose view of it is wanted."""
+
+    grants: Annotated[list[Any], Field(max_length=10_000)] | None = None
+    put: Annotated[list[Any], Field(max_length=1_000)] = []
+    remove: Annotated[list[Text], Field(max_length=1_000)] = []
+    user: Text | None = None

@@ -1,0 +1,62 @@
+"""``api/servers/<user>/<server>/stop``: an admin stops a server and says why.
+
+Thin: scope, parse, call, shape.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from tornado.httpclient import HTTPClientError
+
+from pytorch_spawner.errors import InvalidEvent
+from pytorch_spawner.lab import hub_api
+from pytorch_spawner.lab.directory import HubUnavailable
+from pytorch_spawner.lab.handlers import ApiError, ApiHandler
+from pytorch_spawner.lab.schemas import StopServer
+
+log = logging.getLogger(__name__)
+
+
+class Stop(ApiHandler):
+    """``api/servers/<user>/<server>/stop``."""
+
+    async def post(self, username: str, servername: str = "") -> None:
+        """Tell the student, then ask the hub to stop the server; its lease is given back then."""
+        model = await self.require_admin()
+        said = self.body_as(StopServer)
+        settings, ledger = self.lab.settings, self.lab.ledger
+        start = await asyncio.to_thread(ledger.latest_start, settings.hub_id, username, servername)
+        if start is None or start.ended_at is not None:
+            raise ApiError(404, "not-running", "This server does not run (any more).")
+        message = f"An admin stops this server. {said.message}".strip()
+        try:
+            await asyncio.to_thread(
+                ledger.append_events,
+                start.id,
+                [("start", {"stage": "ending", "message": message, "until": ledger.now()})],
+            )
+        except InvalidEvent as error:  # its journal is full; it is stopped all the same
+            log.warning("not told: server=%s/%s %s", username, servername, error)
+        try:
+            await hub_api.ask(settings, hub_api.server_path(username, servername), "DELETE")
+        except HTTPClientError as error:
+            # 400: it is being stopped already.
+            if error.code == 404:
+                raise ApiError(
+                    404, "not-running", "This server does not run (any more)."
+                ) from error
+            if error.code != 400:
+                raise HubUnavailable("The hub does not stop it just now; try again.") from error
+        except OSError as error:
+            raise HubUnavailable("The hub does not answer; try again.") from error
+        change = await asyncio.to_thread(
+            ledger.note,
+            settings.hub_id,
+            model["name"],
+            "server",
+            f"{username}/{servername}",
+            {"message": said.message},
+        )
+        self.send_json({"stopping": True, "change": change}, 202)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pytorch_spawner import cli, errors
+from pytorch_spawner.lab import auth, openapi
 from pytorch_spawner.traits import LabTraits
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -95,7 +96,41 @@ def _commands(
                 yield from _commands(command, (*words, name))
 
 
-PAGES = {"traits.md": traits_page, "errors.md": errors_page, "cli.md": cli_page}
+def routes_page() -> str:
+    lines = [
+        "# The API, route by route",
+        "",
+        "Written from the code by `make docs`. The bodies are in `/services/lab/api/openapi.json`",
+        "(OpenAPI 3.1), which needs no login. A tick says that the role may; the roles are explained",
+        "in [the lab service](api.md#rights).",
+        "",
+        "| route | method | what | student | instructor | viewer | admin |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for operation in openapi.OPERATIONS:
+        ticks = " | ".join("yes" if may else "" for may in _who(operation.who))
+        method = operation.method.upper()
+        path = operation.path.replace("{", "<").replace("}", ">")
+        lines.append(f"| `api/{path}` | {method} | {operation.summary} | {ticks} |")
+    return "\n".join(lines) + "\n"
+
+
+def _who(who: str) -> tuple[bool, bool, bool, bool]:
+    """Whether a student, an instructor, a viewer and an admin may."""
+    return {
+        auth.VIEW: (False, False, True, True),
+        auth.ADMIN: (False, False, False, True),
+        openapi.SERVER: (False, False, False, False),
+        openapi.OWNER: (True, True, True, True),
+    }.get(who, (True, True, True, True))
+
+
+PAGES = {
+    "traits.md": traits_page,
+    "errors.md": errors_page,
+    "cli.md": cli_page,
+    "api-routes.md": routes_page,
+}
 
 
 def main() -> int:

@@ -127,7 +127,7 @@ class Gpu(_Answer):
     index: int
     name: str
     memory_mib: int | None
-    compute_capability: str
+    compute_capability: Annotated[list[int], Field(min_length=2, max_length=2)] | None
     driver: str
     pool: str
     is_simulated: bool
@@ -305,11 +305,13 @@ class Waiting(_Answer):
     user: str
     server: str
     start: str
-    place: int | None
-    of: int | None
+    place: int
+    of: int
+    ahead: int
     since: float
     expected_at: float | None
     reason: str
+    can_start_cpu: bool
     gpus: int
     share: str
     pool: str

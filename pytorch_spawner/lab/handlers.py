@@ -55,6 +55,7 @@ STATUS: Final[Mapping[str, int]] = {
     LedgerUnavailable.code: 503,
 }
 _LENGTHS: Final = 4096
+_OTHER_SITES: Final = frozenset({"cross-site", "same-site"})
 _CODES: Final[Mapping[int, str]] = {
     400: "bad-request",
     401: "not-logged-in",
@@ -238,6 +239,15 @@ class ApiHandler(LabHandler):
 
     is_api = True
 
+    def check_xsrf_cookie(self) -> None:
+        """Ask writes for the page's token.
+
+        Reads change nothing, and another site's page cannot see their answers; a page whose login
+        was renewed has to be able to ask for its new token.
+        """
+        if self._writes or self.request.headers.get("Sec-Fetch-Site") in _OTHER_SITES:
+            super().check_xsrf_cookie()
+
     async def require_model(self, *, enter: bool = True) -> dict[str, Any]:
         """Return the model of the person or program that asks.
 
@@ -255,7 +265,7 @@ class ApiHandler(LabHandler):
         if self._is_foreign():
             await self.refuse(model, "foreign-origin", "This came from a page of another site.")
         if enter and not auth.may_enter(model, self.hub_auth.access_scopes):
-            raise ApiError(403, "forbidden", "Your account may not use this service.")
+            await self.refuse(model, "forbidden", "Your account may not use this service.")
         return model
 
     async def require_viewer(self) -> dict[str, Any]:
@@ -305,8 +315,10 @@ class ApiHandler(LabHandler):
         if not self._writes or headers.get("Sec-Fetch-Site") in ("same-origin", "none"):
             return False
         origin = headers.get("Origin", "")
-        hosts = {self.request.host, *headers.get("X-Forwarded-Host", "").split(",")}
-        return bool(origin) and urlsplit(origin).netloc not in {host.strip() for host in hosts}
+        said = [self.request.host, *headers.get("X-Forwarded-Host", "").split(",")]
+        # Without the empty one: a sandboxed frame's Origin is "null", which has no host.
+        hosts = {host.strip() for host in said} - {""}
+        return bool(origin) and urlsplit(origin).netloc not in hosts
 
     async def _refuse_forged(self) -> None:
         """Tell a write without the page's XSRF token apart from one without a login."""

@@ -43,11 +43,6 @@ class Events(ApiHandler):
         """Make ready to notice that the client goes."""
         self._gone = asyncio.Event()
 
-    def check_xsrf_cookie(self) -> None:
-        # Reports take no cookie at all, so there is nothing to protect.
-        if self.request.method in ("GET", "HEAD"):
-            super().check_xsrf_cookie()
-
     def on_connection_close(self) -> None:
         """Tornado calls it when the client hangs up."""
         self._gone.set()
@@ -175,7 +170,7 @@ class Events(ApiHandler):
             self.lab.strangers.take(address, 1, now)
             raise ApiError(401, "unknown-token", "The hub does not know this token.")
         if not auth.may_write(model, username, servername):
-            raise ApiError(403, "forbidden", "This token is not that server's.")
+            await self.refuse(model, "forbidden", "This token is not that server's.")
         return dict(model)
 
     def _take(self, username: str, servername: str, cost: int) -> None:

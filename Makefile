@@ -39,4 +39,4 @@ docs: $(VENV)/bin/ruff ## write the generated reference pages again
 	@$(VENV)/bin/python docs/generate.py
 
 clean: ## remove what make built here (not the images, not .lab)
-	@rm -rf $(VENV) .venv-floor node_modules build dist *.egg-info
+	@rm -rf $(VENV) .venv-floor node_modules share/pytorch_spawner/static/vendor build dist *.egg-info

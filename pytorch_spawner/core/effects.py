@@ -113,7 +113,7 @@ def _what(grant: Grant, inventory: Inventory) -> str:
     if grant.gpus:
         names = [_gpu(uuid, inventory) for uuid in grant.gpus]
         what = " and ".join(names)
-        return f"{what}, kept for no one else"
+        return f"{what}, reserved for them alone"
     what = count_of(grant.count, grant.share)
     if grant.share == "whole":
         what = what.replace(" GPU", " whole GPU")

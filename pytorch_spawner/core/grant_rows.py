@@ -18,6 +18,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -51,7 +52,22 @@ def _moment(said: Any) -> Any:
     return said
 
 
-Moment = Annotated[float, BeforeValidator(_moment), Field(ge=0, le=1e11)]
+_LATEST_S: Final = 1e11
+Moment = Annotated[
+    float,
+    BeforeValidator(_moment),
+    Field(ge=0, le=_LATEST_S),
+    # What may be written; the validator makes Unix seconds of all of it.
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "format": "date"},
+                {"type": "string", "format": "date-time"},
+                {"type": "number", "minimum": 0, "maximum": _LATEST_S},
+            ]
+        }
+    ),
+]
 _Name = Annotated[str, Field(max_length=255)]
 
 

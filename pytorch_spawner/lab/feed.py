@@ -29,6 +29,7 @@ MAX_VIEWERS: Final = 500
 _MESSAGES: Final = 64
 # What a process holds moves all the time; a row is news when it moved by this much.
 _MEMORY_STEP_MIB: Final = 256
+_UNKNOWN: Final = (None, None, None, None)
 
 
 class Feed:
@@ -83,7 +84,10 @@ class Feed:
         """New samples are there: tell those that differ from what was sent."""
         if not self._viewers:
             return
-        rows = {uuid: row for uuid, row in self._samples().items() if self._sent.get(uuid) != row}
+        now = self._samples()
+        # What nobody measures any more is unknown from now on, and told once.
+        gone = {uuid: list(_UNKNOWN) for uuid in self._sent if uuid not in now}
+        rows = {uuid: row for uuid, row in (now | gone).items() if self._sent.get(uuid) != row}
         self._sent |= rows
         if rows:
             self._tell("samples", {"at": round(time.time(), 1), "rows": rows})
@@ -107,7 +111,7 @@ class Feed:
         state = await self._board.state()
         rows = self._board.rows(state)
         self._read_at, self._version = time.monotonic(), state.version
-        self._tell_rows(rows)
+        self._tell_rows(rows, state.inventory.reason)
         rest = {
             "queue": {"length": state.waiting, "version": str(state.version)},
             "grants": grants_etag(state.grants),
@@ -120,7 +124,7 @@ class Feed:
                     self._tell(name, rest[name])
         self._rest = rest
 
-    def _tell_rows(self, rows: list[dict[str, Any]]) -> None:
+    def _tell_rows(self, rows: list[dict[str, Any]], reason: str) -> None:
         by_uuid = {str(row["uuid"]): row for row in rows}
         changed = [
             row
@@ -134,7 +138,8 @@ class Feed:
             del self._shown[uuid]
         if changed or gone:
             meter = self._board.meter_state()
-            self._tell("gpus", {"gpus": changed, "gone": gone, "meter": meter})
+            news = {"gpus": changed, "gone": gone, "meter": meter, "reason": reason}
+            self._tell("gpus", news)
 
     def _snapshot(self) -> str:
         samples = {uuid: self._board.sample_of(uuid) for uuid in self._shown}

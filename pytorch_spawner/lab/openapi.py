@@ -270,7 +270,7 @@ OPERATIONS: Final = (
         "Take a change back",
         ADMIN,
         answers.Undone,
-        errors=(400, 409),
+        errors=(400, 404, 409),
     ),
 )
 _SAID: Final = {

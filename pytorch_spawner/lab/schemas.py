@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from pytorch_spawner.core.gpus import MAX_SLOTS
 from pytorch_spawner.core.grants import PRIORITIES
-
-Text = Annotated[str, Field(max_length=255)]
 
 
 def _printable(value: Any) -> Any:
@@ -24,6 +23,7 @@ def _no_truth(value: Any) -> Any:
 
 
 Printable = BeforeValidator(_printable)
+Text = Annotated[str, Field(max_length=255), Printable]
 
 
 class _Body(BaseModel):
@@ -52,11 +52,12 @@ class DeviceChange(_Body):
         if value is None or value == "exclusive":
             return value
         kind, _, count = value.partition(":")
-        if kind == "shared" and count.isascii() and count.isdecimal() and 2 <= int(count) <= 64:
+        is_number = count.isascii() and count.isdecimal()
+        if kind == "shared" and is_number and 2 <= int(count) <= MAX_SLOTS:
             return f"shared:{int(count)}"
         if value == "mig":
             raise ValueError("MIG is set on the host: see nvidia-smi mig there")
-        raise ValueError('"exclusive", or "shared:N" with N from 2 to 64')
+        raise ValueError(f'"exclusive", or "shared:N" with N from 2 to {MAX_SLOTS}')
 
 
 class Boost(_Body):

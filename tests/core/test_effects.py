@@ -39,7 +39,7 @@ DAY = 1_800_000_000.0
         pytest.param(
             (),
             (PIN,),
-            ["zoe: GPU 3 (NVIDIA A100), kept for no one else (was: nothing)"],
+            ["zoe: GPU 3 (NVIDIA A100), reserved for them alone (was: nothing)"],
             id="somebody whom the hub does not know yet gets a GPU",
         ),
         pytest.param(

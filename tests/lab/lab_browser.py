@@ -59,7 +59,7 @@ async def new_page(browser: Any, width: int = 1280, theme: str = "light") -> Asy
     )
     yield tab
     await context.close()
-    assert tab.troubles == []
+    assert tab.troubles == [], tab.troubles
 
 
 def tell(lab: Site, story: journals.Story, began: float | None = None) -> Any:

@@ -144,7 +144,7 @@ async def test_a_gpu_is_pinned_to_somebody_who_never_logged_in_only_where_that_i
     assert refused.json["problems"][0]["field"] == "subject"
     preview = await site.send("POST", "api/grants/preview?unknown_users=allow", {"put": [pin]})
     assert preview.json["effects"] == [
-        "zoe: GPU 0 (NVIDIA A100), kept for no one else (was: nothing)"
+        "zoe: GPU 0 (NVIDIA A100), reserved for them alone (was: nothing)"
     ]
     assert "does not know zoe yet" in preview.json["warnings"][0]
     answer = await site.send("POST", "api/grants?unknown_users=allow", pin)
@@ -384,6 +384,12 @@ async def test_samples_are_sent_when_they_differ_and_unknown_stays_unknown(site,
         site.lab.feed.measured()
         name, _, data = await stream.next()
         assert data["rows"] == {"GPU-1111": [50, 3100, None, 122]}
+        meter._samples = {}
+        site.lab.feed.measured()
+        name, _, data = await stream.next()
+        assert data["rows"] == {"GPU-1111": [None, None, None, None]}
+        site.lab.feed.measured()
+        assert site.lab.feed._sent == data["rows"]
 
 
 async def test_a_viewer_who_takes_nothing_is_sent_away_and_holds_up_nobody(site):

@@ -1,0 +1,154 @@
+"""A class on eight GPUs, measured, for the admin's pages in a real browser."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from lab_fakes import HUB
+from lab_seed import add_roles, stops_servers
+from lab_site import Site, run_site
+
+from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
+from pytorch_spawner.core.grants import Grant
+from pytorch_spawner.core.metering import GpuProcess, Sample
+from pytorch_spawner.core.placement import DeviceSetting, Holding
+from pytorch_spawner.core.tickets import Decisions, Give, Wait
+from pytorch_spawner.ledger.store import Ledger
+
+A100 = "NVIDIA A100-SXM4-80GB"
+AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
+PICTURES = os.environ.get("LAB_TEST_SCREENSHOTS", "")
+NAMES = ("ana", "bo", "cyd", "dan", "eve", "fay")
+
+
+def gpu(number: int, **more: Any) -> Gpu:
+    uuid = GpuUuid(f"GPU-{number:08x}-1111-2222-3333-444444444444")
+    return Gpu(uuid, number, A100, 81_920, (8, 0), "580.95.05", **more)
+
+
+GPUS = (
+    gpu(0, pool="research"),
+    gpu(1, pool="research"),
+    gpu(2, pool="teaching", mode="shared:4"),
+    gpu(3, pool="teaching", mode="shared:4"),
+    gpu(4, pool="teaching"),
+    gpu(5, pool="teaching", health="Xid 79: the GPU has fallen off the bus."),
+)
+GRANTS = (
+    Grant("everyone", share="slot", pool="teaching", weekly_gpu_hours=10.0),
+    Grant("cv", "group", "cv", pool="teaching", count=2, priority=5, weekly_gpu_hours=20.0),
+    Grant("thesis-bo", "user", "bo", pool="research", share="whole", priority=10),
+)
+
+
+def fill(ledger: Any) -> None:
+    """Six students, three GPUs in use, two who wait."""
+    ledger.write_inventory(HUB, Inventory(GPUS))
+    ledger.edit_grants(HUB, "admin", lambda _: GRANTS)
+    held = {"bo": (0, 0, 1), "ana": (2, 1, 4), "eve": (2, 2, 4), "cyd": (3, 0, 4)}
+    for name in NAMES:
+        request = {"image": "lab/pytorch:2.13", "gpus": 1, "course": "deep-learning"}
+        ledger.join(ledger.begin_start(HUB, name, "", request, ("cv",)))
+
+    def decide(state: Any) -> Decisions:
+        gives, waits = [], []
+        for ticket in state.tickets:
+            if ticket.username not in held:
+                reason = "All GPUs that you may use are in use."
+                waits.append(Wait(ticket, len(waits) + 1, 2, state.now + 1800, reason))
+                continue
+            place, slot, slots = held[ticket.username]
+            holding = Holding(GPUS[place].uuid, slot, slots)
+            gives.append(Give(ticket, (GPUS[place],), (holding,), GRANTS[1], None, "group cv"))
+        return Decisions(give=tuple(gives), wait=tuple(waits))
+
+    ledger.decide(HUB, decide)
+    ledger.change_setting(
+        HUB, GPUS[4].uuid, "kim", lambda was: DeviceSetting(was.uuid, drained="New fan on Friday")
+    )
+    today = time.time() // 86_400 * 86_400
+    for day in range(10):
+        use = [
+            (today - day * 86_400, name, "deep-learning", GPUS[place].uuid, 600.0 * (place + day))
+            for place, name in enumerate(NAMES[:4])
+        ]
+        ledger.add_busy(HUB, use)
+
+
+def measure(meter: Any) -> None:
+    """Put a quarter of an hour of measurements into a meter."""
+    now = time.time()
+
+    def sample(at: float, place: int) -> Sample:
+        wave = math.sin(at / 60 + place)
+        is_used = place in (0, 2, 3)
+        return Sample(
+            at,
+            max(0.0, 60 + 35 * wave) if is_used else 0.0,
+            int(30_000 + 4_000 * wave) if is_used else 4,
+            (62.0 if is_used else 33.0) + wave,
+            (280.0 if is_used else 58.0) + 20 * wave,
+        )
+
+    for step in range(90, -1, -1):
+        at = now - 10 * step
+        meter.history.add(at, {one.uuid: sample(at, one.index) for one in GPUS[:5]})
+    # Good for as long as a test lasts.
+    meter._samples = {one.uuid: sample(now, one.index) for one in GPUS[:5]}
+    meter._clock = lambda: now
+    meter._processes = {
+        GPUS[0].uuid: (GpuProcess(4711, "python3", 30_100, "bo", ""),),
+        GPUS[2].uuid: (
+            GpuProcess(4821, "python3", 12_800, "ana", ""),
+            GpuProcess(4822, "python3", 9_100, "eve", ""),
+            GpuProcess(991, "Xorg", 120, None, None),
+        ),
+    }
+    meter._processes_at = now
+    meter.source, meter.reason = "driver", ""
+
+
+async def run_lab(folder: Path) -> AsyncIterator[Site]:
+    """The service on such a lab; ``site.stopped`` are the servers that the hub was told to stop."""
+    ledger = Ledger.open(f"sqlite:///{folder / 'ledger.sqlite'}")
+    fill(ledger)
+    async for site in run_site(ledger):
+        add_roles(site.hub)
+        site.hub.people = {name: ["cv"] for name in (*NAMES, "kim", "zed")}
+        measure(site.lab.meter)
+        site.stopped = stops_servers(site.app)  # type: ignore[attr-defined]
+        yield site
+
+
+async def open_as(site: Site, page: Any, token: str, path: str) -> None:
+    """Open a page of the service as the person of a token."""
+    site.hub.browser_user_token = token
+    await page.goto(site.url + path)
+
+
+async def picture(page: Any, name: str) -> None:
+    if PICTURES:
+        await page.screenshot(path=str(Path(PICTURES) / f"{name}.png"), full_page=True)
+
+
+async def faults_of(page: Any) -> list[str]:
+    """What axe-core finds serious or critical, by WCAG 2.2 A and AA and best practice."""
+    before = len(page.troubles)
+    # Not as a script of the page: its policy forbids that, and shall go on doing so.
+    await page.evaluate(f"{AXE.read_text()};0")
+    found = await page.evaluate(
+        "axe.run(document, {resultTypes: ['violations']}).then((all) => all.violations)"
+    )
+    # It tries styles of its own, which the policy refuses; what the page did itself was before.
+    del page.troubles[before:]
+    return [
+        f"{one['id']} ({one['impact']}): {node['target']} {node['failureSummary']}"
+        for one in found
+        if one["impact"] in ("serious", "critical")
+        for node in one["nodes"]
+    ]

@@ -86,7 +86,9 @@ class Feed:
             return
         now = self._samples()
         # What nobody measures any more is unknown from now on, and told once.
-        gone = {uuid: list(_UNKNOWN) for uuid in self._sent if uuid not in now}
+        gone: dict[str, list[float | None]] = {
+            uuid: [*_UNKNOWN] for uuid in self._sent if uuid not in now
+        }
         rows = {uuid: row for uuid, row in (now | gone).items() if self._sent.get(uuid) != row}
         self._sent |= rows
         if rows:

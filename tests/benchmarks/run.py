@@ -43,9 +43,16 @@ def _hub_loop(options: argparse.Namespace) -> Bench:
     )
 
 
+def _viewers(options: argparse.Namespace) -> Bench:
+    from tests.benchmarks import bench_viewers
+
+    return bench_viewers.run(viewers=options.viewers)
+
+
 BENCHMARKS: Mapping[str, Known] = {
     "scheduler": Known("one decision with 2,000 tickets, and longer queues", 120, _scheduler),
     "hub-loop": Known("200 starts at once: does the hub's loop keep turning?", 290, _hub_loop),
+    "viewers": Known("200 pages with all GPUs open: CPU of the service, bytes", 200, _viewers),
 }
 
 
@@ -59,6 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(BENCHMARKS)}")
     parser.add_argument("--starts", type=int, default=200, help="hub-loop: how many start at once")
+    parser.add_argument("--viewers", type=int, default=200, help="viewers: how many pages")
     parser.add_argument("--rounds", type=int, default=1, help="hub-loop: hubs of each spawner")
     parser.add_argument(
         "--profile", action="store_true", help="hub-loop: note where a late loop is (S lines)"

@@ -23,7 +23,8 @@ BASH = [
     ROOT / ".ci/run",
 ]
 WITH_HELP = [path for path in BASH if path.name not in ("floor", "run")] + [
-    ROOT / "share/setup/lab"
+    ROOT / "share/setup/lab",
+    ROOT / "share/setup/assets",
 ]
 
 

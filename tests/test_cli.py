@@ -107,7 +107,7 @@ def test_a_device_in_use_changes_its_mode_when_it_is_empty(run: Run) -> None:
         (["queue", "boost", "cyd", "1000"], "-100 to 100"),
         (["grants", "remove", "nothing"], "no grant nothing in the ledger; there is none"),
         (["grants", "add", "--user", "zoe"], "no user 'zoe'"),
-        (["grants", "add", "--user", "ana", "--count", "0"], "greater than or equal to 1"),
+        (["grants", "add", "--user", "ana", "--count", "0"], "count: at least 1"),
         (["grants", "add", "--user", "ana", "--gpu", "GPU-77777"], "no GPU GPU-77777"),
         (["grants", "import", "/nowhere.yaml"], "cannot be read"),
         (["journal", "nobody"], "never started"),

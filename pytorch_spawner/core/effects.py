@@ -122,7 +122,9 @@ def _what(grant: Grant, inventory: Inventory) -> str:
 
 def _gpu(uuid: str, inventory: Inventory) -> str:
     gpu = next((one for one in inventory.gpus if one.uuid == uuid), None)
-    return uuid if gpu is None else f"GPU {gpu.index} ({gpu.name})"
+    if gpu is None:
+        return uuid
+    return f"GPU {gpu.index} ({gpu.name})" if gpu.name else f"GPU {gpu.index}"
 
 
 def _terms(grant: Grant) -> list[str]:

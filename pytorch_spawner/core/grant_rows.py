@@ -27,6 +27,24 @@ from pytorch_spawner.core.gpus import GPU_UUID, MIG_PROFILE, GpuUuid, Inventory
 from pytorch_spawner.core.grants import MAX_COUNT, PRIORITIES, Grant
 from pytorch_spawner.errors import BadRequest, Problem
 
+# pydantic's kinds of error, for somebody who fills in a form.
+_WORDS: Final[Mapping[str, str]] = {
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "finite_number": "a number",
+    "string_type": "a text",
+    "string_too_long": "at most {max_length} characters",
+    "string_too_short": "not empty",
+    "list_type": "a list",
+    "too_long": "at most {max_length} of them",
+    "missing": "it is missing",
+}
 # Their ids begin with the source, so that no admin's grant ever takes the place of one of these.
 _PREFIXED: Final = ("config", "group")
 
@@ -202,6 +220,9 @@ def problem_of(error: Mapping[str, Any], row: int | None = None) -> Problem:
     where = ".".join(str(part) for part in error["loc"])[:60]
     if error["type"] == "extra_forbidden":
         return Problem(f"unknown key {where}", where, row)
+    words = _WORDS.get(error["type"])
+    if words is not None:
+        return Problem(words.format(**error.get("ctx", {})), where, row)
     return Problem(str(error["msg"]).removeprefix("Value error, "), where, row)
 
 

@@ -24,11 +24,11 @@ class Ticket:
         share: "any", "whole", "slot" or "mig:<profile>".
         pool: Name of a pool; "" for any.
         image: Image reference.
-        course: Name of a course; "" for none.
         seq: Order of arrival; a number of the ledger's, not a time.
         since: Unix time of arrival, for people and for the patience.
         boost: What an admin added to the priority.
         is_away: Nobody waits for it just now (the hub restarted); it keeps its place.
+        course: Name of a course; "" for none.
     """
 
     id: str
@@ -39,11 +39,11 @@ class Ticket:
     share: str = "any"
     pool: str = ""
     image: str = ""
-    course: str = ""
     seq: int = 0
     since: float = 0.0
     boost: int = 0
     is_away: bool = False
+    course: str = ""
 
     @property
     def server(self) -> tuple[str, str]:

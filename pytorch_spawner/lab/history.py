@@ -31,9 +31,12 @@ class Log(ApiHandler):
             search=self.get_query_argument("search", "")[:255],
         )
         following = rows[limit - 1].id if len(rows) > limit else None
-        self.send_json(
-            {"rows": [views.describe_change(one) for one in rows[:limit]], "next": following}
+        inventory = await asyncio.to_thread(
+            self.lab.ledger.read_inventory, self.lab.settings.hub_id
         )
+        names: dict[str, str] = {one.uuid: f"GPU {one.index}" for one in inventory.gpus}
+        said = [views.describe_change(one, names) for one in rows[:limit]]
+        self.send_json({"rows": said, "next": following})
 
 
 class Undo(ApiHandler):

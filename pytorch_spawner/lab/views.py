@@ -6,9 +6,10 @@ It must never pass on more than the page or the client needs: no environment, no
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from pytorch_spawner.core.changes import can_undo, say_change
@@ -19,6 +20,8 @@ from pytorch_spawner.lab.auth import is_admin, is_instructor, is_viewer
 from pytorch_spawner.lab.etags import etag_of
 from pytorch_spawner.lab.ports import Change, Lease, Start
 from pytorch_spawner.lab.settings import LabSettings
+
+GPU_UUID_IN_TEXT: Final = re.compile(r"(?:GPU|MIG)-[0-9A-Fa-f][0-9A-Za-z-]*")
 
 
 def server_path(username: str, servername: str) -> str:
@@ -84,8 +87,11 @@ def changed_by(what: str, latest: Change | None) -> str:
     return f"{what} was changed meanwhile, by {latest.by} at {at:%H:%M:%S} UTC."
 
 
-def describe_change(change: Change) -> dict[str, Any]:
-    """One line of the audit log."""
+def describe_change(change: Change, names: Mapping[str, str]) -> dict[str, Any]:
+    """One line of the audit log; ``names`` are what people call the GPUs, by UUID."""
+    sentence = say_change(change.what, change.subject, change.before, change.after)
+    for uuid in GPU_UUID_IN_TEXT.findall(sentence):
+        sentence = sentence.replace(uuid, names.get(uuid, uuid))
     return {
         "id": change.id,
         "at": change.at,
@@ -94,7 +100,7 @@ def describe_change(change: Change) -> dict[str, Any]:
         "subject": change.subject,
         "before": change.before,
         "after": change.after,
-        "sentence": say_change(change.what, change.subject, change.before, change.after),
+        "sentence": sentence,
         "can_undo": change.undone_by is None and can_undo(change.what, change.before, change.after),
         "undone_by": change.undone_by,
         "undoes": change.undoes,

@@ -131,9 +131,10 @@ async def open_as(site: Site, page: Any, token: str, path: str) -> None:
     await page.goto(site.url + path)
 
 
-async def picture(page: Any, name: str) -> None:
+async def picture(page: Any, name: str, *, is_whole: bool = True) -> None:
+    """Keep a picture of the page, or of what the window shows of it."""
     if PICTURES:
-        await page.screenshot(path=str(Path(PICTURES) / f"{name}.png"), full_page=True)
+        await page.screenshot(path=str(Path(PICTURES) / f"{name}.png"), full_page=is_whole)
 
 
 async def faults_of(page: Any) -> list[str]:

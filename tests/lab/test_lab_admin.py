@@ -296,7 +296,7 @@ async def test_the_log_says_in_a_sentence_what_was_changed_and_by_whom(site):
     rows = (await site.get("api/log", token="admin")).json["rows"]
     assert [(row["by"], row["sentence"], row["can_undo"]) for row in rows] == [
         ("kim", "Added the grant group-cv for group cv.", True),
-        ("root", "GPU-1111: drained (fan).", True),
+        ("root", "GPU 0: drained (fan).", True),
     ]
     page = (await site.get("api/log?limit=1", token="admin")).json
     assert page["next"] == rows[0]["id"]

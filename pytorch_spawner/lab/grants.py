@@ -16,12 +16,12 @@ from pytorch_spawner.core.gpus import Inventory
 from pytorch_spawner.core.grant_csv import read_csv, write_csv
 from pytorch_spawner.core.grant_rows import Known, conflicts, parse_grants
 from pytorch_spawner.core.grants import Grant, GrantBook, explain
-from pytorch_spawner.errors import BadRequest, ChangedMeanwhile
+from pytorch_spawner.errors import BadRequest, ChangedMeanwhile, Problem
 from pytorch_spawner.lab import auth, views
 from pytorch_spawner.lab.board import State
 from pytorch_spawner.lab.etags import etag_of
 from pytorch_spawner.lab.feed import grants_etag
-from pytorch_spawner.lab.handlers import ApiError, ApiHandler
+from pytorch_spawner.lab.handlers import ApiError, ApiHandler, refused
 from pytorch_spawner.lab.schemas import GrantsBody, PreviewBody
 
 
@@ -81,6 +81,14 @@ class GrantsHandler(ApiHandler):
             for grant in grants
             if grant.to == "user" and known.users is not None and grant.subject not in known.users
         }
+        # The hub never makes such a name; PostgreSQL would take no question about it.
+        unfit = [
+            Problem("only printable characters", "subject", lines[place] if lines else place + 1)
+            for place, grant in enumerate(grants)
+            if grant.subject in strangers and not grant.subject.isprintable()
+        ]
+        if unfit:
+            raise refused(unfit)
         return grants, sorted(strangers)
 
     async def known(self, rows: Sequence[Any], inventory: Inventory) -> Known:

@@ -159,6 +159,13 @@ class LabHandler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]
             if getattr(type(self), name.lower()) is not getattr(RequestHandler, name.lower())
         }
 
+    def decode_argument(self, value: bytes, name: str | None = None) -> str:
+        """Text of the address; tornado takes zero bytes out of the query, but not of the path."""
+        text = str(super().decode_argument(value, name))
+        if name is None and "\0" in text:
+            raise HTTPError(404, "There is no such address.")
+        return text
+
     async def fetch_model(self) -> dict[str, Any] | None:
         """Ask who this is, without blocking the loop as ``get_current_user`` would."""
         model = await self.hub_auth.get_user(self, sync=False)

@@ -82,7 +82,14 @@ OPERATIONS: Final = (
         errors=(400, 404),
         needs_match=True,
     ),
-    Operation("get", "live", "Everything that moves, as server-sent events", VIEW, answers.Stream),
+    Operation(
+        "get",
+        "live",
+        "Everything that moves, as server-sent events",
+        VIEW,
+        answers.Stream,
+        errors=(429,),
+    ),
     Operation(
         "get",
         "grants",
@@ -333,6 +340,8 @@ def _describe(operation: Operation, components: dict[str, Any]) -> dict[str, Any
     statuses = {503, *operation.errors}
     if operation.who != ANYBODY:
         statuses |= {401, 403}
+    if "{" in operation.path:
+        statuses |= {400, 404}
     if operation.needs_match:
         statuses |= {400, 409, 428}
         match = {"name": "If-Match", "in": "header", "required": True, "schema": _TEXT}

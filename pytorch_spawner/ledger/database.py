@@ -25,10 +25,10 @@ import alembic.runtime.migration
 import alembic.script
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from pytorch_spawner.errors import LedgerUnavailable
+from pytorch_spawner.errors import BadRequest, LedgerUnavailable
 from pytorch_spawner.ledger.models import CounterRow
 
 log = logging.getLogger("pytorch_spawner.ledger")
@@ -55,6 +55,7 @@ _BUSY: Final = (
     "Servers without a GPU still start. Try again in a minute; if it stays so, ask an admin to run "
     "`pytorch-spawner doctor`."
 )
+_UNFIT: Final = "What was sent holds a character or a length that the ledger cannot store."
 
 
 class Database:
@@ -165,6 +166,9 @@ class Database:
             yield
         except IntegrityError:
             raise
+        except DataError as error:
+            # A zero byte, a text that is too long: the ledger is well, nobody else has to wait.
+            raise BadRequest(_UNFIT, detail=str(error)) from error
         except SQLAlchemyError as error:
             failure = LedgerUnavailable(_BUSY, detail=str(error))
             with self._opening:

@@ -18,7 +18,8 @@ class Me(ApiHandler):
         """Answer for whoever asks."""
         model = await self.require_model()
         settings = self.lab.settings
-        starts = await asyncio.to_thread(self.lab.ledger.starts, settings.hub_id, model["name"])
+        name = auth.owner_name(model)
+        starts = await asyncio.to_thread(self.lab.ledger.starts, settings.hub_id, name)
         said = views.describe_me(model, starts, settings)
         if self.get_secure_cookie(self.hub_auth.cookie_name):
             # A page whose login was renewed needs the new one.
@@ -34,7 +35,8 @@ class Leases(ApiHandler):
         model = await self.require_model()
         leases = await asyncio.to_thread(self.lab.ledger.leases, self.lab.settings.hub_id)
         sees_all = auth.is_viewer(model)
-        self.send_json({"leases": views.describe_leases(leases, model["name"], sees_all=sees_all)})
+        name = auth.owner_name(model)
+        self.send_json({"leases": views.describe_leases(leases, name, sees_all=sees_all)})
 
 
 class MetricsRoute(ApiHandler):

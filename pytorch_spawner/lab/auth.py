@@ -50,6 +50,14 @@ def is_instructor(model: Mapping[str, Any]) -> bool:
     return not scopes_of(model).isdisjoint({INSTRUCT, ADMIN})
 
 
+def owner_name(model: Mapping[str, Any]) -> str:
+    """Whose servers, leases and places are the token's own; "" for a service, which has none.
+
+    A service may be named like a student; that makes it nobody's.
+    """
+    return str(model["name"]) if model.get("kind", "user") == "user" else ""
+
+
 def may_open(model: Mapping[str, Any], username: str, servername: str) -> bool:
     """Whether the token may reach the server itself, so that a link to Lab makes sense."""
     return "access:servers" in scopes_of(model) or may_write(model, username, servername)

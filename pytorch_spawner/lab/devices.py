@@ -36,7 +36,7 @@ class Gpus(ApiHandler):
         mine = {
             holding.gpu
             for lease in state.leases
-            if lease.username == model["name"]
+            if lease.username == auth.owner_name(model)
             for holding in lease.holdings
         }
         self.send_json(

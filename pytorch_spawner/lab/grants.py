@@ -131,10 +131,11 @@ class Grants(GrantsHandler):
         state = await self.lab.board.state()
         asked = self.get_query_argument("user", "")
         if not auth.is_viewer(model):
-            if asked not in ("", model["name"]):
+            name = auth.owner_name(model)
+            if not name or asked not in ("", name):
                 raise ApiError(403, "forbidden", "You may see your own grants only.")
             groups = model.get("groups") or ()
-            said = await self.explained(state.grants, state.inventory, model["name"], groups)
+            said = await self.explained(state.grants, state.inventory, name, groups)
             self.send_json(said)
             return
         if asked:

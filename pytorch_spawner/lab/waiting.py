@@ -30,7 +30,7 @@ class Queue(ApiHandler):
         seen = [
             one
             for one in queue
-            if (sees_all or one.ticket.username == model["name"])
+            if (sees_all or one.ticket.username == auth.owner_name(model))
             and search in f"{one.ticket.username}/{one.ticket.servername}".casefold()
         ]
         self.send_json(

@@ -335,6 +335,18 @@ async def test_gpu_hours_are_told_by_day_and_as_a_table(site):
         assert (await site.get(f"api/usage?{wrong}", token="admin")).status == 400
 
 
+async def test_a_service_that_is_named_like_a_student_is_not_that_student(site):
+    lend(site, "ana", ONE)
+    site.ledger.join(site.begin("ana", "second"))
+    site.hub.add("namesake", "ana", ENTER, kind="service")
+    assert (await site.get("api/leases", token="namesake")).json == {"leases": []}
+    assert (await site.get("api/queue", token="namesake")).json["waiting"] == []
+    assert (await site.get("api/me", token="namesake")).json["servers"] == []
+    gpus = (await site.get("api/gpus", token="namesake")).json["gpus"]
+    assert not any(gpu["mine"] for gpu in gpus)
+    assert (await site.get("api/grants", token="namesake")).status == 403
+
+
 # -- live ----------------------------------------------------------------------------------------
 
 

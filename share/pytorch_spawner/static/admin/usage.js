@@ -151,7 +151,8 @@ function ofHeld(row) {
 }
 
 function share({ held_h, busy_h }) {
-  return busy_h === null || !held_h ? null : Math.round((100 * busy_h) / held_h);
+  // Of a few minutes a share says nothing: busy time is booked a minute later than it was.
+  return busy_h === null || held_h < 0.1 ? null : Math.round((100 * busy_h) / held_h);
 }
 
 function figure(value) {

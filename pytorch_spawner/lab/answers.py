@@ -59,7 +59,6 @@ class Me(_Answer):
     can_admin: bool
     can_instruct: bool
     servers: list[MyServer]
-    xsrf: str = ""
 
 
 class Meter(_Answer):

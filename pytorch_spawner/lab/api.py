@@ -20,11 +20,7 @@ class Me(ApiHandler):
         settings = self.lab.settings
         name = auth.owner_name(model)
         starts = await asyncio.to_thread(self.lab.ledger.starts, settings.hub_id, name)
-        said = views.describe_me(model, starts, settings)
-        if self.get_secure_cookie(self.hub_auth.cookie_name):
-            # A page whose login was renewed needs the new one.
-            said["xsrf"] = self.xsrf_token.decode("ascii")
-        self.send_json(said)
+        self.send_json(views.describe_me(model, starts, settings))
 
 
 class Leases(ApiHandler):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pytorch_spawner.core.effects import Holder, effects
@@ -157,11 +158,16 @@ class Grants(GrantsHandler):
         model = await self.require_admin()
         state = await self.lab.board.state()
         row = dict(self.body_object())
-        if not row.get("id"):
+        is_named = bool(row.get("id"))
+        if not is_named:
             row["id"] = _free_id(row, state.grants)
         (grant,), _ = await self.parse([row], state.inventory)
 
         def add(before: tuple[Grant, ...]) -> Sequence[Grant]:
+            nonlocal grant
+            if not is_named:
+                # Another admin may have taken it a moment ago.
+                grant = replace(grant, id=_free_id(row, [*state.grants, *before]))
             if any(one.id == grant.id for one in before):
                 raise BadRequest(f"There is a grant {grant.id} already.")
             return [*before, grant]

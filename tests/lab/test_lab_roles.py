@@ -329,9 +329,20 @@ async def test_an_admins_page_writes_by_cookie_with_its_xsrf_token(
     answer = await browser.send("POST", "api/grants", GRANT, X_XSRFToken=browser.xsrf)
     assert answer.status == 201, answer.text
     assert site.ledger.changes(HUB, 1)[0].by == "adam"
-    me = (await browser.send("GET", "api/me", X_XSRFToken=browser.xsrf)).json
-    answer = await browser.send("POST", "api/grants", GRANT, X_XSRFToken=me["xsrf"])
-    assert answer.status == 201, "a page whose login was renewed takes the token of api/me"
+
+
+async def test_a_page_of_a_students_server_reads_nothing_and_finds_no_token(
+    site: Site, browser: Browser
+) -> None:
+    """With all servers below one address it has the same origin, and the admin's cookie."""
+    before = site.ledger.changes(HUB)
+    open_to_all = ("api/openapi.json", "api/nothing")
+    paths = {one.path for one in cells() if one.method == "GET" and one.path.startswith("api/")}
+    for path in sorted(paths - set(open_to_all)):
+        answer = await browser.send("GET", path, Referer=f"{site.url}user/mallory/evil.html")
+        assert (answer.status, answer.code) == (403, "xsrf"), path
+        assert browser.xsrf not in answer.text
+    assert site.ledger.changes(HUB) == before
 
 
 @pytest.mark.parametrize(

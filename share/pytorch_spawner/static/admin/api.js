@@ -1,6 +1,9 @@
 // Talks to the service's API: JSON in and out, the page's proof against forged requests, versions.
 
+import { h } from "../dom.js";
+
 const PATIENCE_MS = 30_000;
+const LOOK_MS = 500;
 const UNREACHABLE = "The lab did not answer. Check your connection, then try again; what you typed stays here.";
 
 // What the service refused, or that it could not be asked at all (status 0).
@@ -13,7 +16,7 @@ export class Refused extends Error {
     this.faults = faults;
     this.problems = problems;
     this.now = now; // the row as it is now (409); null: it is gone
-    this.needsLogin = status === 401;
+    this.needsLogin = status === 401 || code === "xsrf";
   }
 }
 
@@ -26,23 +29,41 @@ function sayStatus(status) {
   return `The lab refused this (${status}).`;
 }
 
-// config: apiUrl, xsrf. A new login changes xsrf, so it is asked for again once when it is refused.
+// The page's proof. Reads need it, too: a student's own page may have the same origin as this one.
+let xsrf = proofOf(document);
+
+export function proof() {
+  return xsrf;
+}
+
+function proofOf(page) {
+  const root = page.getElementById("admin");
+  return root ? (JSON.parse(root.dataset.config).xsrf ?? "") : null;
+}
+
+// A login in another tab makes another proof. It is on that tab's page and nowhere else.
+export function loginLink(style = "") {
+  const link = h("a", { href: location.href, target: "_blank", class: style }, "Log in again");
+  link.addEventListener("click", (event) => {
+    const tab = window.open(location.href, "_blank");
+    if (!tab) return;
+    event.preventDefault();
+    const looking = setInterval(() => {
+      try {
+        const fresh = tab.closed ? null : proofOf(tab.document);
+        if (fresh) xsrf = fresh;
+        if (fresh || tab.closed) clearInterval(looking);
+      } catch {
+        // The login is at another address.
+      }
+    }, LOOK_MS);
+  });
+  return link;
+}
+
 export function connectApi(config) {
-  let xsrf = config.xsrf ?? "";
-
-  async function call(method, path, options = {}) {
-    try {
-      return await ask(method, path, options);
-    } catch (error) {
-      if (error.status !== 403 || error.code !== "xsrf") throw error;
-      xsrf = (await ask("GET", "me", {})).data?.xsrf ?? "";
-      return ask(method, path, options);
-    }
-  }
-
-  async function ask(method, path, { body, etag, type, signal }) {
-    const headers = { Accept: "application/json, text/csv;q=0.9, */*;q=0.5" };
-    if (method !== "GET") headers["X-XSRFToken"] = xsrf;
+  async function call(method, path, { body, etag, type, signal } = {}) {
+    const headers = { Accept: "application/json, text/csv;q=0.9, */*;q=0.5", "X-XSRFToken": xsrf };
     if (etag !== undefined && etag !== null) headers["If-Match"] = etag === "*" ? "*" : `"${etag}"`;
     if (body !== undefined) headers["Content-Type"] = type ?? "application/json";
     const content = body === undefined || type ? body : JSON.stringify(body);

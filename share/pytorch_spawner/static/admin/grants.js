@@ -1,7 +1,7 @@
 // "Who gets what": every user and group with their grants, by pool; add, change, remove, import, export.
 
 import { h, renew } from "../dom.js";
-import { connectApi } from "./api.js";
+import { connectApi, proof } from "./api.js";
 import { openGrant, openPin } from "./grant-form.js";
 import { openImport } from "./grants-csv.js";
 import { matrix, subjectOf } from "./grants-table.js";
@@ -69,7 +69,7 @@ function heading(page) {
     node.addEventListener("click", action);
     return node;
   };
-  const href = `${config.apiUrl}grants?format=csv`;
+  const href = `${config.apiUrl}grants?format=csv&_xsrf=${encodeURIComponent(proof())}`;
   const buttons = [h("a", { class: "btn btn-sm btn-outline-contrast", href, download: "grants.csv" }, "Export CSV")];
   if (config.canAdmin) {
     buttons.push(button("Import CSV…", "outline-contrast", () => (page.panel = openImport(page.site))));

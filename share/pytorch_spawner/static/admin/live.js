@@ -2,7 +2,7 @@
 
 import { h } from "../dom.js";
 import { clock } from "../said.js";
-import { connectApi } from "./api.js";
+import { connectApi, loginLink, proof } from "./api.js";
 
 const EVENTS = ["snapshot", "gpus", "samples", "queue", "grants", "counts"];
 const TELL_AFTER_MS = 5000;
@@ -34,7 +34,7 @@ function connect(page) {
   if (page.isOver) return;
   clearTimeout(page.retry);
   page.source?.close();
-  const source = new EventSource(`${page.config.apiUrl}live`);
+  const source = new EventSource(`${page.config.apiUrl}live?_xsrf=${encodeURIComponent(proof())}`);
   page.source = source;
   for (const name of EVENTS) {
     source.addEventListener(name, (message) => {
@@ -112,7 +112,7 @@ function tellLost(page) {
 function tellLoggedOut(page) {
   clearTimeout(page.telling);
   page.telling = 0;
-  const link = h("a", { href: location.href, class: "alert-link", target: "_blank" }, "Log in again");
+  const link = loginLink("alert-link");
   const since = clock(page.lostAt ?? Date.now() / 1000);
   tell(
     page,

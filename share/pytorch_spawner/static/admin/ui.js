@@ -1,6 +1,7 @@
 // What the admin's pages are made of: a side panel, a question, a message with Undo, a field.
 
 import { h } from "../dom.js";
+import { loginLink } from "./api.js";
 
 const TOAST_MS = 15_000;
 const PLAIN_TOAST_MS = 8000; // nothing to press in it
@@ -187,7 +188,7 @@ function tell({ alert }, children, tone) {
 }
 
 function loggedOut() {
-  const link = h("a", { href: location.href, target: "_blank", class: "alert-link" }, "Log in again");
+  const link = loginLink("alert-link");
   return ["Your session has ended. What you typed stays here. ", link, " (opens in a new tab), then save again."];
 }
 
@@ -354,7 +355,7 @@ async function takeBack(item) {
   } catch (error) {
     item.node.classList.add("lab-toast-bad");
     said.textContent = `Not undone. ${error.message || "The lab did not answer."}`;
-    if (error.needsLogin) said.append(" ", h("a", { href: location.href, target: "_blank" }, "Log in again"));
+    if (error.needsLogin) said.append(" ", loginLink());
   }
   if (hadFocus) cross.focus();
   button.remove();

@@ -1,7 +1,7 @@
 // "Usage": GPU-hours held and busy, by user, course or device, by day.
 
 import { h, setText } from "../dom.js";
-import { connectApi } from "./api.js";
+import { connectApi, proof } from "./api.js";
 import { barChart } from "./charts.js";
 import { fromAddress, loader, queryOf, stateBox, toAddress } from "./list-page.js";
 import { follow } from "./live.js";
@@ -108,7 +108,7 @@ function showChoice({ fields, choice, csv, config }) {
     if (input.value !== choice[name]) input.value = choice[name];
     tell("");
   }
-  csv.href = `${config.apiUrl}usage?${queryOf({ ...choice, format: "csv" })}`;
+  csv.href = `${config.apiUrl}usage?${queryOf({ ...choice, format: "csv", _xsrf: proof() })}`;
 }
 
 function trouble(page, error) {

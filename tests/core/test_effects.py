@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -39,7 +40,7 @@ DAY = 1_800_000_000.0
         pytest.param(
             (),
             (PIN,),
-            ["zoe: GPU 3 (NVIDIA A100), reserved for them alone (was: nothing)"],
+            ["zoe: GPU 3 (NVIDIA A100), whole, reserved for them alone (was: nothing)"],
             id="somebody whom the hub does not know yet gets a GPU",
         ),
         pytest.param(
@@ -73,6 +74,52 @@ DAY = 1_800_000_000.0
 )
 def test_a_change_is_said_as(before, after, said):
     assert effects(before, after, PEOPLE, GPUS, [], DAY) == said
+
+
+def test_whoever_is_left_without_a_gpu_is_told_so_though_their_grant_stays():
+    everyone = Grant("all", pool="a100")
+    (zoe, others) = effects((everyone,), (everyone, PIN), PEOPLE, GPUS, [], DAY)[::-1]
+    assert zoe.startswith("zoe: GPU 3 (NVIDIA A100), whole, reserved")
+    assert others == ("5 people: no GPU is left that they may use (was: GPU 3 (NVIDIA A100))")
+
+
+def test_whoever_is_served_from_fewer_gpus_is_told_so():
+    two = Inventory((GPUS.gpus[0], Gpu(GpuUuid("GPU-2222"), index=4, name="T4", pool="a100")))
+    everyone = Grant("all", pool="a100")
+    said = effects((everyone,), (everyone, PIN), PEOPLE, two, [], DAY)
+    assert said[0] == "5 people: served from GPU 4 (T4) (was: GPU 3 (NVIDIA A100) and GPU 4 (T4))"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"share": "slot"}, "a slot"), ({"gpus": (UUID, GpuUuid("GPU-2222"))}, "1 of GPU 3")],
+)
+def test_count_and_share_of_a_pin_are_said(change, words):
+    (said,) = effects((PIN,), (replace(PIN, **change),), {"zoe": ()}, GPUS, [], DAY)
+    assert words in said.partition("(was")[0]
+
+
+def test_a_later_end_and_a_grant_of_the_future_that_goes_are_told_with_their_time():
+    ends = Grant("all", valid_until=DAY + 3600)
+    (said,) = effects((ends,), (replace(ends, valid_until=DAY + 7200),), PEOPLE, GPUS, [], DAY)[-1:]
+    assert said.startswith("From 2027-01-15 09:00 UTC: all 5 people: 1 GPU")
+    begins = Grant("all", valid_from=DAY + 3600)
+    (gone,) = effects((begins,), (), PEOPLE, GPUS, [], DAY)
+    assert gone == "From 2027-01-15 09:00 UTC: all 5 people: nothing (was: 1 GPU)"
+
+
+def test_a_holder_in_the_group_that_a_gpu_is_pinned_to_is_not_warned():
+    pin = Grant("pin", "group", "cv", gpus=(UUID,))
+    said = effects((), (pin,), PEOPLE, GPUS, [Holder(UUID, "bo"), Holder(UUID, "zed")], DAY)
+    assert said[1:] == ["zed holds GPU 3 (NVIDIA A100) and keeps it until their server stops."]
+
+
+def test_ten_thousand_changed_grants_take_seconds_not_minutes():
+    before = [Grant(f"g{n}", "user", f"u{n}") for n in range(10_000)]
+    after = [replace(one, priority=5) for one in before]
+    began = time.monotonic()
+    effects(before, after, {}, GPUS, [], DAY)
+    assert time.monotonic() - began < 5
 
 
 def test_who_holds_a_gpu_that_is_pinned_to_another_keeps_it_until_their_server_stops():

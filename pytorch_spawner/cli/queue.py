@@ -87,14 +87,14 @@ def _boost(options: argparse.Namespace) -> Said:
         raise BadRequest(f"A boost is {low} to {high}.")
     username, servername = split_server(options.server)
     ledger = open_ledger(options)
-    if not ledger.boost(hub_of(options), username, servername, options.by, who()):
+    if ledger.boost(hub_of(options), username, servername, options.by, who()) is None:
         raise _nobody(ledger, options)
     return Said({"boost": options.by}, [f"{options.server} is boosted by {options.by}."])
 
 
 def _remove(options: argparse.Namespace) -> Said:
     ledger = open_ledger(options)
-    if not ledger.remove_ticket(hub_of(options), *split_server(options.server), who()):
+    if ledger.remove_ticket(hub_of(options), *split_server(options.server), who()) is None:
         raise _nobody(ledger, options)
     text = f"{options.server} is out of the queue, and told so."
     return Said({"removed": options.server}, [text])

@@ -15,6 +15,10 @@ def can_undo(what: str, before: Any, after: Any) -> bool:
     """
     if what == "queue":
         return isinstance(before, int) and isinstance(after, int)
+    if what == "grant":
+        # What the configuration or a group says is changed there.
+        either = after or before
+        return isinstance(either, Mapping) and either.get("source") == "ledger"
     return what in UNDOABLE
 
 

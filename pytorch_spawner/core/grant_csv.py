@@ -26,6 +26,7 @@ COLUMNS: Final = (
     "valid_until",
     "images",
 )
+MAX_ROWS: Final = 10_000
 _LISTS: Final = frozenset({"gpus", "images"})
 _NUMBERS: Final = frozenset({"count", "priority", "weekly_gpu_hours", "max_lease_s"})
 # A spreadsheet runs what begins so as a formula (OWASP: CSV injection), unless a quote precedes it.
@@ -56,8 +57,8 @@ def read_csv(text: str) -> tuple[list[dict[str, Any]], list[int]]:
         The rows, and for each the line of the file on which it ends.
 
     Raises:
-        BadRequest: There is no header, it names an unknown column or one twice, or a row has more
-            cells than the header; every such fault is listed.
+        BadRequest: It is empty or too long, its header lacks "to" or "subject", names an unknown
+            column or one twice, or a row has more cells than the header; every fault is listed.
     """
     text = text.removeprefix("\ufeff")
     try:
@@ -65,13 +66,20 @@ def read_csv(text: str) -> tuple[list[dict[str, Any]], list[int]]:
         cells = [(reader.line_num, row) for row in reader]
     except csv.Error as error:
         raise _refused([Problem(f"it is no CSV: {error}")]) from error
-    if not cells:
+    if not any(cell.strip() for _, row in cells for cell in row):
         raise _refused([Problem("the file is empty")])
+    if len(cells) > MAX_ROWS:
+        raise _refused([Problem(f"it has more than {MAX_ROWS} lines")])
     line, header = cells[0][0], [name.strip() for name in cells[0][1]]
     problems = [
         Problem(f"there is no column {name[:60]!r}", row=line)
         for name in header
         if name not in (*COLUMNS, "source")
+    ]
+    problems += [
+        Problem(f"there is no column {name!r}; the first line names the columns", row=line)
+        for name in ("to", "subject")
+        if name not in header
     ]
     problems += [
         Problem(f"the column {name} is there twice", row=line)
@@ -109,21 +117,17 @@ def _separator(text: str) -> str:
 def _cell(name: str, value: Any) -> str:
     if value is None:
         return ""
-    if name in _LISTS:
-        return " ".join(value)
-    text = str(value)
+    text = " ".join(value) if name in _LISTS else str(value)
     return f"'{text}" if name not in _NUMBERS and text.startswith(_FORMULA) else text
 
 
 def _value(name: str, cell: str) -> Any:
     # An image reference and a UUID hold no blank, so a blank separates two.
-    if name in _LISTS:
-        return cell.replace(",", " ").split()
     if name in _NUMBERS:
         return _number(cell.strip())
     if cell.startswith("'") and cell[1:].startswith(_FORMULA):
-        return cell[1:]
-    return cell
+        cell = cell[1:]
+    return cell.replace(",", " ").split() if name in _LISTS else cell
 
 
 def _number(cell: str) -> Any:

@@ -47,6 +47,9 @@ _WORDS: Final[Mapping[str, str]] = {
 }
 # Their ids begin with the source, so that no admin's grant ever takes the place of one of these.
 _PREFIXED: Final = ("config", "group")
+_MOST_FAULTS: Final = 100
+# Part of an address of the API, where ids stand, too.
+_RESERVED_IDS: Final = frozenset({"preview"})
 
 
 def _moment(said: Any) -> Any:
@@ -109,6 +112,22 @@ class GrantSpec(BaseModel):
     images: Annotated[list[_Name], Field(max_length=64)] = []
     # Written by us when grants are listed or exported; read back and forgotten.
     source: Literal["ledger", "config", "group"] | None = None
+
+    @field_validator("subject", "pool")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        value = value.strip()
+        if not value.isprintable():
+            raise ValueError("only printable characters")
+        return value
+
+    @field_validator("images")
+    @classmethod
+    def _references(cls, value: list[str]) -> list[str]:
+        for image in value:
+            if not image or not image.isprintable() or any(one in image for one in " ,\u00a0"):
+                raise ValueError(f"{image[:60]!r} is no image reference")
+        return value
 
     @field_validator("count", "priority", "max_lease_s", mode="before")
     @classmethod
@@ -255,6 +274,8 @@ def _grant(spec: GrantSpec, place: int, source: str, default_count: int) -> Gran
 def _unknown(grant: Grant, source: str, known: Known) -> Iterable[Problem]:
     if source not in _PREFIXED and grant.id.startswith(tuple(f"{one}:" for one in _PREFIXED)):
         yield Problem("an id that begins so belongs to the configuration or a group", "id")
+    if grant.id in _RESERVED_IDS:
+        yield Problem("this id is taken by the API", "id")
     if grant.to == "user" and known.users is not None and grant.subject not in known.users:
         yield Problem(f"there is no user {grant.subject[:60]!r}", "subject")
     if grant.to == "group" and known.groups is not None and grant.subject not in known.groups:
@@ -282,14 +303,23 @@ def conflicts(grants: Sequence[Grant]) -> list[str]:
         for uuid in grant.gpus:
             by_gpu.setdefault(uuid, []).append(grant)
     for gpu, pinned in by_gpu.items():
-        for place, one in enumerate(pinned):
-            faults += [
+        for one, other in _clashes(pinned):
+            faults.append(
                 f"{gpu} is pinned to {one.whose} ({one.id}) and to {other.whose} ({other.id}) "
                 "at the same time"
-                for other in pinned[place + 1 :]
-                if (one.to, one.subject) != (other.to, other.subject) and _overlap(one, other)
-            ]
+            )
+            if len(faults) >= _MOST_FAULTS:
+                # One GPU filled down a table of thousands is a million pairs.
+                return [*faults, "and more like these"]
     return faults
+
+
+def _clashes(pinned: Sequence[Grant]) -> Iterable[tuple[Grant, Grant]]:
+    """Pairs that name different people at the same time."""
+    for place, one in enumerate(pinned):
+        for other in pinned[place + 1 :]:
+            if (one.to, one.subject) != (other.to, other.subject) and _overlap(one, other):
+                yield one, other
 
 
 def _overlap(one: Grant, other: Grant) -> bool:

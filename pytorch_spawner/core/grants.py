@@ -85,7 +85,9 @@ class Grant:
         kept = {
             key: value
             for key, value in said.items()
-            if key in ("id", "to", "count", "share", "source") or value not in (None, "", (), 0)
+            if key in ("id", "to", "count", "share", "source")
+            or (key.startswith("valid_") and value is not None)
+            or value not in (None, "", (), 0)
         }
         for key in ("gpus", "images"):
             if key in kept:

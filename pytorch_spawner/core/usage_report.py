@@ -22,7 +22,7 @@ class Used:
         username: Who held it.
         course: For which course; "" for none.
         gpus: UUIDs.
-        weight: What holding all of them counts in GPU-hours an hour.
+        weights: What holding each of them counts in GPU-hours an hour.
         since: Unix time in seconds.
         until: When it was given back, or now.
     """
@@ -30,7 +30,7 @@ class Used:
     username: str
     course: str
     gpus: tuple[str, ...]
-    weight: float
+    weights: tuple[float, ...]
     since: float
     until: float
 
@@ -104,13 +104,17 @@ def summarise(
         return rows[key]
 
     for lease in leases:
-        each = lease.weight / max(1, len(lease.gpus))
-        keys = lease.gpus if by == "gpu" else (lease.username if by == "user" else lease.course,)
-        weight = each if by == "gpu" else lease.weight
+        key = lease.username if by == "user" else lease.course
+        parts = (
+            zip(lease.gpus, lease.weights, strict=True)
+            if by == "gpu"
+            else [(key, sum(lease.weights))]
+        )
+        parts = list(parts)
         for number in _touched(lease, days):
             held_s = overlap_s(lease.since, lease.until, days[number], days[number] + DAY_S)
-            for key in keys:
-                row_of(key).held_s[number] += weight * held_s
+            for name, weight in parts:
+                row_of(name).held_s[number] += weight * held_s
     for one in busy:
         number_of = place.get(one.day)
         if number_of is not None:

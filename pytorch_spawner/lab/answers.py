@@ -88,19 +88,21 @@ class Holder(_Answer):
     until: float | None
     kept_until: float | None
     lease: str
+    start: str
     grant: str
     course: str
     image: str
 
 
 class Process(_Answer):
-    """A process on a GPU; user is null for one that is not of this lab."""
+    """A process on a GPU; user is null for one that is nobody's here, or where is_told is false."""
 
     pid: int
     name: str
     used_mib: int | None
     user: str | None
     server: str | None
+    is_told: bool
 
 
 class Pin(_Answer):
@@ -332,7 +334,7 @@ class WaitingChanged(_Answer):
     """One who waits, as it is now; null when served meanwhile."""
 
     waiting: Waiting | None
-    change: int
+    change: int | None
 
 
 class Lease(_Answer):

@@ -67,7 +67,7 @@ def build_lab(
     Args:
         settings: How this process is set up.
         ledger: The open ledger.
-        hub_auth: JupyterHub's client for tokens and OAuth; its cache is set to a minute.
+        hub_auth: JupyterHub's client for tokens and OAuth; its cache is set to half a minute.
         poll_s: Seconds between two looks at a watched server, or at the GPUs.
         meter: What measures the GPUs; None makes the usual one.
     """
@@ -139,7 +139,7 @@ def make_app(lab: Lab) -> Application:
 
 
 def make_server(lab: Lab) -> HTTPServer:
-    """The server; a body beyond the largest report is refused before it is read."""
+    """The server; a body beyond the largest table is refused before it is read."""
     return HTTPServer(
         make_app(lab),
         max_body_size=MAX_BODY_BYTES,

@@ -75,7 +75,7 @@ class Board:
         """Read the ledger; blocks."""
         ledger, hub = self._ledger, self._hub_id
         # The version first: what changes while the rest is read is told once more, not lost.
-        version = ledger.version(hub)
+        version = ledger.shown_version(hub)
         return State(
             inventory=ledger.read_inventory(hub),
             settings=tuple(ledger.settings(hub)),
@@ -87,7 +87,7 @@ class Board:
 
     def version(self) -> int:
         """A number that grows when anything but the inventory changes; blocks."""
-        return self._ledger.version(self._hub_id)
+        return self._ledger.shown_version(self._hub_id)
 
     def sample_of(self, uuid: str) -> dict[str, Any] | None:
         """The latest measurement of a device."""
@@ -105,9 +105,11 @@ class Board:
             for holding in lease.holdings:
                 by_gpu.setdefault(holding.gpu, []).append((lease, holding))
         pins: dict[str, list[Grant]] = {}
+        now = self._ledger.now()
         for grant in state.grants:
             for uuid in grant.gpus:
-                pins.setdefault(uuid, []).append(grant)
+                if grant.valid_until is None or grant.valid_until > now:
+                    pins.setdefault(uuid, []).append(grant)
         return [
             {
                 **describe_gpu(gpu, len(by_gpu.get(gpu.uuid, ()))),
@@ -186,6 +188,7 @@ def describe_holder(lease: Lease, holding: Holding) -> dict[str, Any]:
         "until": lease.until,
         "kept_until": lease.kept_until,
         "lease": lease.id,
+        "start": lease.start_id,
         "grant": lease.grant,
         "course": str(lease.request.get("course") or ""),
         "image": str(lease.request.get("image") or ""),
@@ -193,13 +196,14 @@ def describe_holder(lease: Lease, holding: Holding) -> dict[str, Any]:
 
 
 def describe_process(process: GpuProcess) -> dict[str, Any]:
-    """One process on a device; ``user`` is None for one that is not of this lab."""
+    """One process on a device; ``user`` is None for one of nobody here, or where nobody knows."""
     return {
         "pid": process.pid,
         "name": process.name,
         "used_mib": process.used_mib,
         "user": process.username,
         "server": process.servername,
+        "is_told": process.is_told,
     }
 
 

@@ -15,6 +15,7 @@ from pytorch_spawner.lab import hub_api
 from pytorch_spawner.lab.settings import LabSettings
 
 FRESH_S: Final = 30.0
+ANEW_S: Final = 5.0
 
 
 class HubUnavailable(LabError):
@@ -56,16 +57,18 @@ class Directory:
         """Everybody the hub knows.
 
         Args:
-            fresh: Ask now: a name that somebody just made must not be refused.
+            fresh: Ask now, or take an answer of the last seconds: a name that somebody just made
+                must not be refused for long, and a wrong one must not cost the hub more.
 
         Raises:
             HubUnavailable: It does not answer.
         """
         async with self._asking:
-            if fresh or time.monotonic() - self._asked_at > self._fresh_s:
+            age_s = time.monotonic() - self._asked_at
+            if age_s > (min(ANEW_S, self._fresh_s) if fresh else self._fresh_s):
                 try:
                     self._known = await self._ask()
-                except (HTTPClientError, OSError) as error:
+                except (HTTPClientError, OSError, ValueError, KeyError) as error:
                     raise HubUnavailable(
                         "The hub does not say whom it knows; try again."
                     ) from error

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 LOOK_S: Final = 1.0
 ANEW_S: Final = 10.0
 MAX_VIEWERS: Final = 500
+MAX_OF_ONE: Final = 40
 _MESSAGES: Final = 64
 # What a process holds moves all the time; a row is news when it moved by this much.
 _MEMORY_STEP_MIB: Final = 256
@@ -44,10 +46,12 @@ class Feed:
         self._board = board
         self._look_s = look_s
         self._viewers: set[asyncio.Queue[str | None]] = set()
+        self._pages: Counter[str] = Counter()
         self._task: asyncio.Task[None] | None = None
         self._changing = asyncio.Lock()  # protects _shown, _rest and _read_at
         self._shown: dict[str, dict[str, Any]] = {}
         self._rest: dict[str, Any] = {}
+        self._about: dict[str, Any] = {}
         self._sent: dict[str, list[float | None]] = {}
         self._version = -1
         self._read_at = -1e9
@@ -58,27 +62,35 @@ class Feed:
         return len(self._viewers)
 
     @asynccontextmanager
-    async def watch(self) -> AsyncIterator[asyncio.Queue[str | None]]:
+    async def watch(self, whose: str) -> AsyncIterator[asyncio.Queue[str | None]]:
         """Messages from now on, the first a snapshot; None tells a viewer that is too slow to go.
 
+        Args:
+            whose: Name of the person who watches.
+
         Raises:
-            TooManyViewers: As many as we allow watch already.
+            TooManyViewers: As many as we allow watch already, in all or of this person.
         """
-        if len(self._viewers) >= MAX_VIEWERS:
+        if self._pages.total() >= MAX_VIEWERS or self._pages[whose] >= MAX_OF_ONE:
             raise TooManyViewers("Too many pages are open; close some, and load this one again.")
+        self._pages[whose] += 1
         viewer: asyncio.Queue[str | None] = asyncio.Queue(_MESSAGES)
-        async with self._changing:
-            if not self._viewers:
-                self._read_at = -1e9
-            await self._look()
-            viewer.put_nowait(self._snapshot())
-            self._viewers.add(viewer)
-        if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._follow(), name="feed")
         try:
+            async with self._changing:
+                if not self._viewers:
+                    # Nobody was told anything since the last one left.
+                    self._read_at = -1e9
+                    self._sent = self._samples()
+                await self._look()
+                viewer.put_nowait(self._snapshot())
+                self._viewers.add(viewer)
+            if self._task is None or self._task.done():
+                self._task = asyncio.create_task(self._follow(), name="feed")
             yield viewer
         finally:
             self._viewers.discard(viewer)
+            self._pages[whose] -= 1
+            self._pages += Counter()  # forgets those without a page
 
     def measured(self) -> None:
         """New samples are there: tell those that differ from what was sent."""
@@ -138,8 +150,10 @@ class Feed:
             self._shown[row["uuid"]] = row
         for uuid in gone:
             del self._shown[uuid]
-        if changed or gone:
-            meter = self._board.meter_state()
+        meter = self._board.meter_state()
+        about = {"meter": meter, "reason": reason}
+        if changed or gone or about != self._about:
+            self._about = about
             news = {"gpus": changed, "gone": gone, "meter": meter, "reason": reason}
             self._tell("gpus", news)
 
@@ -182,9 +196,11 @@ class Feed:
                 viewer.put_nowait(None)
 
 
-def grants_etag(grants: tuple[Grant, ...]) -> str:
+def grants_etag(grants: Iterable[Grant]) -> str:
     """Version of the ledger's own grants together."""
-    return etag_of([grant.as_json() for grant in grants if grant.source == "ledger"])
+    ours = [grant.as_json() for grant in grants if grant.source == "ledger"]
+    # Databases sort names in ways of their own.
+    return etag_of(sorted(ours, key=lambda said: str(said["id"])))
 
 
 def _coarse(row: Mapping[str, Any]) -> dict[str, Any]:

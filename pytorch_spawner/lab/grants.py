@@ -74,22 +74,31 @@ class GrantsHandler(ApiHandler):
         known = await self.known(rows, inventory)
         is_allowed = self.get_query_argument("unknown_users", "") == "allow"
         users = None if is_allowed else known.users
-        grants = parse_grants(
-            [_bare(row) for row in rows], Known(users, known.groups, inventory), lines=lines
+        # Of a table of thousands it takes its time.
+        grants = await asyncio.to_thread(
+            parse_grants,
+            [_bare(row) for row in rows],
+            Known(users, known.groups, inventory),
+            lines=lines,
         )
         strangers = {
             grant.subject
             for grant in grants
             if grant.to == "user" and known.users is not None and grant.subject not in known.users
         }
-        # The hub never makes such a name; PostgreSQL would take no question about it.
-        unfit = [
-            Problem("only printable characters", "subject", lines[place] if lines else place + 1)
+        # It is one person to whoever types it, and another one to the hub.
+        lower = {name.lower(): name for name in known.users or ()}
+        meant = [
+            Problem(
+                f"there is no user {grant.subject!r}, but {lower[grant.subject.lower()]!r}",
+                "subject",
+                lines[place] if lines else place + 1,
+            )
             for place, grant in enumerate(grants)
-            if grant.subject in strangers and not grant.subject.isprintable()
+            if grant.subject in strangers and grant.subject.lower() in lower
         ]
-        if unfit:
-            raise refused(unfit)
+        if meant:
+            raise refused(meant)
         return grants, sorted(strangers)
 
     async def known(self, rows: Sequence[Any], inventory: Inventory) -> Known:
@@ -136,14 +145,12 @@ class Grants(GrantsHandler):
             if not name or asked not in ("", name):
                 raise ApiError(403, "forbidden", "You may see your own grants only.")
             groups = model.get("groups") or ()
-            said = await self.explained(state.grants, state.inventory, name, groups)
+            said = await self.explained(state.grants, state.laid, name, groups)
             self.send_json(said)
             return
         if asked:
-            groups = await asyncio.to_thread(
-                self.lab.ledger.groups_of, self.lab.settings.hub_id, asked
-            )
-            self.send_json(await self.explained(state.grants, state.inventory, asked, groups))
+            groups = (await self.lab.directory.people()).users.get(asked, ())
+            self.send_json(await self.explained(state.grants, state.laid, asked, groups))
             return
         etag = grants_etag(state.grants)
         self.set_header("ETag", f'"{etag}"')
@@ -161,7 +168,7 @@ class Grants(GrantsHandler):
         is_named = bool(row.get("id"))
         if not is_named:
             row["id"] = _free_id(row, state.grants)
-        (grant,), _ = await self.parse([row], state.inventory)
+        (grant,), _ = await self.parse([row], state.laid)
 
         def add(before: tuple[Grant, ...]) -> Sequence[Grant]:
             nonlocal grant
@@ -181,7 +188,7 @@ class Grants(GrantsHandler):
         is_seen = self.require_match()
         rows, lines = self._rows()
         state = await self.lab.board.state()
-        after, _ = await self.parse(rows, state.inventory, lines)
+        after, _ = await self.parse(rows, state.laid, lines)
 
         def replace(before: tuple[Grant, ...]) -> Sequence[Grant]:
             if not is_seen(grants_etag(before)):
@@ -192,7 +199,7 @@ class Grants(GrantsHandler):
         self.send_json(
             {
                 "grants": [describe_grant(grant) for grant in kept],
-                "etag": grants_etag(tuple(sorted(kept, key=lambda one: one.id))),
+                "etag": grants_etag(kept),
                 "changes": list(changes),
             }
         )
@@ -210,12 +217,12 @@ class OneGrant(GrantsHandler):
         """Change one grant."""
         model = await self.require_admin()
         is_seen = self.require_match()
-        state = await self.lab.board.state()
+        state = await self._require_ours(grant_id)
         row = {**self.body_object(), "id": grant_id}
-        (grant,), _ = await self.parse([row], state.inventory)
+        (grant,), _ = await self.parse([row], state.laid)
 
         def change(before: tuple[Grant, ...]) -> Sequence[Grant]:
-            self._require(before, grant_id, is_seen)
+            self._require_seen(before, grant_id, is_seen)
             return [grant if one.id == grant_id else one for one in before]
 
         _, lines = await self.edit(model["name"], change, grant_id)
@@ -226,16 +233,32 @@ class OneGrant(GrantsHandler):
         """Remove one grant."""
         model = await self.require_admin()
         is_seen = self.require_match()
+        await self._require_ours(grant_id)
 
         def remove(before: tuple[Grant, ...]) -> Sequence[Grant]:
-            self._require(before, grant_id, is_seen)
+            self._require_seen(before, grant_id, is_seen)
             return [one for one in before if one.id != grant_id]
 
         _, (line, *_) = await self.edit(model["name"], remove, grant_id)
         self.send_json({"removed": grant_id, "change": line})
 
+    async def _require_ours(self, grant_id: str) -> State:
+        """Refuse what is changed elsewhere, and what never was."""
+        state = await self.lab.board.state()
+        there = next((one for one in state.grants if one.id == grant_id), None)
+        if there is not None and there.source != "ledger":
+            place = {"config": "the configuration", "group": "a JupyterHub group's property"}
+            raise BadRequest(
+                f"This grant is written in {place[there.source]}; it is changed there."
+            )
+        if there is None:
+            hub, ledger = self.lab.settings.hub_id, self.lab.ledger
+            if await asyncio.to_thread(ledger.latest_change, hub, "grant", grant_id) is None:
+                raise ApiError(404, "no-such-grant", "There is no such grant.")
+        return state
+
     @staticmethod
-    def _require(before: Sequence[Grant], grant_id: str, is_seen: Any) -> None:
+    def _require_seen(before: Sequence[Grant], grant_id: str, is_seen: Any) -> None:
         there = next((one for one in before if one.id == grant_id), None)
         if there is None:
             raise ChangedMeanwhile("", now=None)
@@ -253,7 +276,8 @@ class GrantsPreview(GrantsHandler):
         user: str | None = None
         try:
             if self.is_csv:
-                after, strangers = await self._whole(state, *read_csv(self.body_text()))
+                rows, lines = await asyncio.to_thread(read_csv, self.body_text())
+                after, strangers = await self._whole(state, rows, lines)
             else:
                 body = self.body_as(PreviewBody)
                 user = body.user
@@ -282,20 +306,21 @@ class GrantsPreview(GrantsHandler):
     async def _whole(
         self, state: State, rows: Sequence[Any], lines: Sequence[int] = ()
     ) -> tuple[tuple[Grant, ...], list[str]]:
-        return await self.parse(rows, state.inventory, lines)
+        return await self.parse(rows, state.laid, lines)
 
     async def _edited(
         self, state: State, put: Sequence[Any], remove: Sequence[str]
     ) -> tuple[tuple[Grant, ...], list[str]]:
         """The grants with some of them changed, added and removed."""
         ours = {one.id: one for one in state.grants if one.source == "ledger"}
-        rows = [
-            {**row, "id": row.get("id") or _free_id(row, state.grants)}
-            if isinstance(row, Mapping)
-            else row
-            for row in put
-        ]
-        changed, strangers = await self.parse(rows, state.inventory)
+        taken = list(state.grants)
+        rows: list[Any] = []
+        for row in put:
+            if isinstance(row, Mapping) and not row.get("id"):
+                row = {**row, "id": _free_id(row, taken)}
+                taken.append(Grant(row["id"]))
+            rows.append(row)
+        changed, strangers = await self.parse(rows, state.laid)
         for grant_id in remove:
             ours.pop(grant_id, None)
         for grant in changed:
@@ -318,6 +343,7 @@ class GrantsPreview(GrantsHandler):
             "problems": [],
             "warnings": [
                 f"JupyterHub does not know {name} yet; the grant counts from their first login."
+                + ("" if name == name.lower() else " Most hubs write names in lower case.")
                 for name in strangers
             ],
             "changes": differences(ours, {grant.id: grant for grant in after}),
@@ -326,7 +352,7 @@ class GrantsPreview(GrantsHandler):
                 state.grants,
                 [*others, *after],
                 people.users,
-                state.inventory,
+                state.laid,
                 holders,
                 self.lab.ledger.now(),
             ),
@@ -336,9 +362,7 @@ class GrantsPreview(GrantsHandler):
         said["problems"] += [{"row": None, "field": "", "message": one} for one in clashes]
         if user is not None:
             groups = people.users.get(user, ())
-            said["explained"] = await self.explained(
-                [*others, *after], state.inventory, user, groups
-            )
+            said["explained"] = await self.explained([*others, *after], state.laid, user, groups)
         return said
 
 

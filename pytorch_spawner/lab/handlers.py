@@ -93,7 +93,7 @@ class Lab:
         settings: How this process is set up.
         ledger: The ledger; its methods block.
         follower: Who watches what.
-        hub_auth: Asks the hub whose a token is, and remembers the answer for a minute.
+        hub_auth: Asks the hub whose a token is, and believes the answer for half a minute.
         pages: Renders HTML.
         metrics: Counters.
         reports: How much each server may report.
@@ -330,6 +330,14 @@ class ApiHandler(LabHandler):
         if model:
             why = "The request lacks the page's XSRF token; load the page again."
             await self.refuse(model, "foreign-origin" if self._is_foreign() else "xsrf", why)
+
+    def hang_up(self) -> None:
+        """End the connection of a client that takes nothing: what waits for it is dropped.
+
+        Tornado would keep it, with all that was written, until the client reads it or goes.
+        """
+        if (stream := getattr(self.request.connection, "stream", None)) is not None:
+            stream.close()
 
     async def still_may(self, is_allowed: Callable[[Mapping[str, Any]], bool]) -> bool:
         """Ask the hub again whose a long stream is (at most ``AUTH_CACHE_S`` old)."""

@@ -8,12 +8,17 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
+from collections import Counter
 from datetime import date, datetime, timedelta, timezone
+from typing import Final
 
 from pytorch_spawner.core.usage_report import BY, MAX_DAYS, Row, days_between, summarise
 from pytorch_spawner.errors import Problem
 from pytorch_spawner.lab import views
 from pytorch_spawner.lab.handlers import ApiHandler, refused
+
+# A page with more says no more; the table has all of them.
+MAX_ROWS: Final = 200
 
 
 class Log(ApiHandler):
@@ -35,7 +40,8 @@ class Log(ApiHandler):
             self.lab.ledger.read_inventory, self.lab.settings.hub_id
         )
         names: dict[str, str] = {one.uuid: f"GPU {one.index}" for one in inventory.gpus}
-        said = [views.describe_change(one, names) for one in rows[:limit]]
+        together = Counter((one.at, one.by) for one in rows)
+        said = [views.describe_change(one, names, together[one.at, one.by]) for one in rows[:limit]]
         self.send_json({"rows": said, "next": following})
 
 
@@ -70,6 +76,7 @@ class Usage(ApiHandler):
         names: dict[str, str] = {
             one.uuid: f"GPU {one.index} {one.name}" for one in state.inventory.gpus
         }
+        more = len(rows) - MAX_ROWS
         busy = [row.all_busy_s for row in rows if row.all_busy_s is not None]
         self.send_json(
             {
@@ -88,7 +95,7 @@ class Usage(ApiHandler):
                             for held, one in zip(row.held_s, row.busy_s, strict=True)
                         ],
                     }
-                    for row in rows
+                    for row in rows[:MAX_ROWS]
                 ],
                 "total": {
                     "held_h": _hours(sum(row.all_held_s for row in rows)),
@@ -98,6 +105,7 @@ class Usage(ApiHandler):
                     "Days are UTC. A slot of a GPU shared by N counts 1/N. Busy is what the GPU "
                     "itself reports, split among those who compute on it; who computes alone on a "
                     "shared GPU can be busy for longer than the slot counts."
+                    + (f" {more} more are in the CSV and in the total." if more > 0 else "")
                 ),
             }
         )

@@ -15,7 +15,7 @@ from pytorch_spawner.lab.views import describe_message
 
 KEEP_ALIVE_S: Final = 10.0
 # A client that takes nothing for this long is gone or wedged.
-FLUSH_S: Final = 30.0
+FLUSH_S: Final = 10.0
 
 
 class Live(ApiHandler):
@@ -33,16 +33,18 @@ class Live(ApiHandler):
 
     async def get(self) -> None:
         """Follow the board; for viewers, and for no longer than they are."""
-        await self.require_viewer()
-        async with self.lab.feed.watch() as news:
+        model = await self.require_viewer()
+        async with self.lab.feed.watch(str(model["name"])) as news:
             self.set_header("Content-Type", "text/event-stream; charset=utf-8")
             # nginx would hold events back until its buffer is full.
             self.set_header("X-Accel-Buffering", "no")
             try:
                 await self._write("retry: 2000\n\n")
                 await self._follow(news)
-            except (StreamClosedError, EOFError, TimeoutError, asyncio.TimeoutError):
+            except (StreamClosedError, EOFError):
                 return
+            except (TimeoutError, asyncio.TimeoutError):
+                self.hang_up()
 
     async def _follow(self, news: asyncio.Queue[str | None]) -> None:
         ends_at = time.monotonic() + STREAM_S

@@ -130,7 +130,7 @@ OPERATIONS: Final = (
         answers.GrantChanged,
         body=GrantSpec,
         query=_UNKNOWN,
-        errors=(400, 502),
+        errors=(400, 404, 502),
         needs_match=True,
     ),
     Operation(
@@ -139,6 +139,7 @@ OPERATIONS: Final = (
         "Remove a grant",
         ADMIN,
         answers.Removed,
+        errors=(404,),
         needs_match=True,
     ),
     Operation(
@@ -210,7 +211,7 @@ OPERATIONS: Final = (
             answers.Stopping,
             status=202,
             body=schemas.StopServer,
-            errors=(400, 404, 502),
+            errors=(400, 404, 409, 502),
         )
         for path in _SERVER_PATHS
     ),
@@ -286,7 +287,6 @@ _SAID: Final = {
     403: "The scope is missing, or the request does not come from our own page",
     404: "There is no such thing",
     409: "Somebody changed it meanwhile; `now` is what is there",
-    413: "The body is too large",
     428: "If-Match is missing",
     429: "Too many requests",
     502: "The hub does not answer",
@@ -372,7 +372,6 @@ def _describe(operation: Operation, components: dict[str, Any]) -> dict[str, Any
             "required": True,
             "content": _content(operation, operation.body, components),
         }
-        described["responses"]["413"] = {"description": _SAID[413]}
     return described
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pytorch_spawner.core.gpus import Inventory
-from pytorch_spawner.core.grants import Grant
+from pytorch_spawner.core.grants import Grant, GrantBook, explain
 from pytorch_spawner.errors import Problem
 from pytorch_spawner.lab.board import State
 from pytorch_spawner.lab.directory import People
@@ -54,7 +54,7 @@ class PeopleRoute(GrantsHandler):
                 "total": len(found),
                 "rows": rows,
                 "pools": _pools(state.laid),
-                "gpus": _gpus(state),
+                "gpus": _gpus(state, self.lab.ledger.now()),
             }
         )
 
@@ -70,6 +70,7 @@ class PeopleRoute(GrantsHandler):
             for group in groups:
                 members[group] = members.get(group, 0) + 1
         counts = {"everyone": len(people.users)}
+        book, laid = GrantBook(state.grants), state.laid
         return [
             {
                 "kind": kind,
@@ -79,16 +80,22 @@ class PeopleRoute(GrantsHandler):
                 "is_known": kind == "everyone"
                 or (name in people.users if kind == "user" else name in people.groups),
                 "grants": [describe_grant(one) for one in named.get((kind, name), ())],
-                "sentences": self._sentences(name, state, people) if kind == "user" else [],
+                "sentences": self._sentences(name, people.users.get(name, ()), book, laid)
+                if kind == "user"
+                else [],
                 "holds": _holds(name, state) if kind == "user" else [],
             }
             for kind, name in subjects
         ]
 
-    def _sentences(self, name: str, state: State, people: People) -> list[str]:
-        said = self.explain_now(state.grants, state.laid, name, people.users.get(name, ()))
-        sentences: list[str] = said["sentences"]
-        return sentences
+    def _sentences(
+        self, name: str, groups: Sequence[str], book: GrantBook, inventory: Inventory
+    ) -> list[str]:
+        ledger = self.lab.ledger
+        mine = book.for_person(name, groups, ledger.now())
+        is_counted = any(grant.id in book.with_hours for grant in mine)
+        used_h = ledger.week_hours(self.lab.settings.hub_id, name) if is_counted else {}
+        return explain(name, mine, inventory, used_h)
 
 
 def _subjects(people: People, named: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -128,8 +135,13 @@ def _pools(inventory: Inventory) -> list[dict[str, Any]]:
     ]
 
 
-def _gpus(state: State) -> list[dict[str, Any]]:
-    pinned = {uuid: grant.whose for grant in state.grants for uuid in grant.gpus}
+def _gpus(state: State, now: float) -> list[dict[str, Any]]:
+    pinned = {
+        uuid: grant.whose
+        for grant in state.grants
+        if grant.valid_until is None or grant.valid_until > now
+        for uuid in grant.gpus
+    }
     return [
         {
             "uuid": gpu.uuid,

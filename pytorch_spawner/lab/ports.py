@@ -172,15 +172,14 @@ class Ledger(Protocol):
     def grants(self, hub: str) -> Sequence[Grant]:
         """All grants, wherever they were written."""
 
-    def change_grants(
-        self, hub: str, by: str, change: Callable[[tuple[Grant, ...]], Sequence[Grant]]
-    ) -> Sequence[Grant]:
-        """Change the ledger's own grants in one transaction; returns them as they are now."""
-
     def edit_grants(
         self, hub: str, by: str, change: Callable[[tuple[Grant, ...]], Sequence[Grant]]
     ) -> tuple[Sequence[Grant], Sequence[int]]:
-        """As ``change_grants``; returns the ids of the log's new lines, too."""
+        """Change the ledger's own grants in one transaction.
+
+        Returns:
+            The grants as they are now, and the ids of the log's new lines.
+        """
 
     def change_setting(
         self, hub: str, uuid: GpuUuid, by: str, change: Callable[[DeviceSetting], DeviceSetting]
@@ -196,7 +195,7 @@ class Ledger(Protocol):
         by: str,
         check: Callable[[Ticket], None],
     ) -> int | None:
-        """Set what is added to a ticket's priority; None when there is no such ticket."""
+        """Set what is added to a ticket's priority; 0: it was that, None: no such ticket."""
 
     def remove_ticket(
         self, hub: str, username: str, servername: str, by: str, check: Callable[[Ticket], None]
@@ -217,8 +216,8 @@ class Ledger(Protocol):
     def undo(self, hub: str, change_id: int, by: str) -> int:
         """Take a change back."""
 
-    def version(self, hub: str) -> int:
-        """A number that grows whenever something a decision depends on is written."""
+    def shown_version(self, hub: str) -> int:
+        """A number that grows whenever anything changes that pages show, but for the inventory."""
 
     def used(self, hub: str, first: float, last: float) -> tuple[Sequence[Used], Sequence[Busy]]:
         """What was held and what was busy, from day to day."""

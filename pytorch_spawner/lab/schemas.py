@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from pytorch_spawner.core.gpus import MAX_SLOTS
 from pytorch_spawner.core.grants import PRIORITIES
@@ -70,6 +70,8 @@ class StopServer(_Body):
     """Why a server is stopped, for its student."""
 
     message: Annotated[str, Field(max_length=500), Printable] = ""
+    # Id of the start that is meant; empty for whatever runs.
+    start: Annotated[str, Field(max_length=64)] = ""
 
 
 class GrantsBody(_Body):
@@ -85,3 +87,9 @@ class PreviewBody(_Body):
     put: Annotated[list[Any], Field(max_length=1_000)] = []
     remove: Annotated[list[Text], Field(max_length=1_000)] = []
     user: Text | None = None
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> PreviewBody:
+        if self.grants is not None and (self.put or self.remove):
+            raise ValueError("send either grants, or put and remove")
+        return self

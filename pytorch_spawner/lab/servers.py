@@ -10,7 +10,7 @@ import logging
 
 from tornado.httpclient import HTTPClientError
 
-from pytorch_spawner.errors import InvalidEvent
+from pytorch_spawner.errors import ChangedMeanwhile, InvalidEvent
 from pytorch_spawner.lab import hub_api
 from pytorch_spawner.lab.directory import HubUnavailable
 from pytorch_spawner.lab.handlers import ApiError, ApiHandler
@@ -30,6 +30,17 @@ class Stop(ApiHandler):
         start = await asyncio.to_thread(ledger.latest_start, settings.hub_id, username, servername)
         if start is None or start.ended_at is not None:
             raise ApiError(404, "not-running", "This server does not run (any more).")
+        if said.start not in ("", start.id):
+            raise ChangedMeanwhile("This server was started anew meanwhile.", now=start.id)
+        # First the line, then the deed: an answer that never comes must not leave it out.
+        change = await asyncio.to_thread(
+            ledger.note,
+            settings.hub_id,
+            model["name"],
+            "server",
+            f"{username}/{servername}",
+            {"message": said.message},
+        )
         message = f"An admin stops this server. {said.message}".strip()
         try:
             await asyncio.to_thread(
@@ -42,21 +53,13 @@ class Stop(ApiHandler):
         try:
             await hub_api.ask(settings, hub_api.server_path(username, servername), "DELETE")
         except HTTPClientError as error:
-            # 400: it is being stopped already.
             if error.code == 404:
                 raise ApiError(
                     404, "not-running", "This server does not run (any more)."
                 ) from error
-            if error.code != 400:
-                raise HubUnavailable("The hub does not stop it just now; try again.") from error
+            raise HubUnavailable(
+                f"The hub does not stop it just now (status {error.code}); try again."
+            ) from error
         except OSError as error:
             raise HubUnavailable("The hub does not answer; try again.") from error
-        change = await asyncio.to_thread(
-            ledger.note,
-            settings.hub_id,
-            model["name"],
-            "server",
-            f"{username}/{servername}",
-            {"message": said.message},
-        )
         self.send_json({"stopping": True, "change": change}, 202)

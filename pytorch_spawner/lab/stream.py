@@ -25,7 +25,7 @@ from pytorch_spawner.lab.rights import RECHECK_S, STREAM_S
 
 KEEP_ALIVE_S: Final = 10.0
 # A client that takes nothing for this long is gone or wedged.
-FLUSH_S: Final = 30.0
+FLUSH_S: Final = 10.0
 # What an agent leaves free in a journal, so that the hub can always say how a start ended. More
 # than one report holds: a fresh process learns a journal's length from the first it writes.
 HUB_EVENTS: Final = 70
@@ -65,8 +65,10 @@ class Events(ApiHandler):
             self._open()
             try:
                 await self._follow(view, batch)
-            except (StreamClosedError, EOFError, TimeoutError, asyncio.TimeoutError):
+            except (StreamClosedError, EOFError):
                 return
+            except (TimeoutError, asyncio.TimeoutError):
+                self.hang_up()
 
     def _may_watch(self, model: Mapping[str, Any]) -> bool:
         return auth.may_watch(model, *self._watched, self.hub_auth.access_scopes)

@@ -87,11 +87,19 @@ def changed_by(what: str, latest: Change | None) -> str:
     return f"{what} was changed meanwhile, by {latest.by} at {at:%H:%M:%S} UTC."
 
 
-def describe_change(change: Change, names: Mapping[str, str]) -> dict[str, Any]:
-    """One line of the audit log; ``names`` are what people call the GPUs, by UUID."""
+def describe_change(change: Change, names: Mapping[str, str], together: int = 1) -> dict[str, Any]:
+    """One line of the audit log.
+
+    Args:
+        change: The line.
+        names: What people call the GPUs, by UUID.
+        together: How many lines were written at once, of which this is one.
+    """
     sentence = say_change(change.what, change.subject, change.before, change.after)
     for uuid in GPU_UUID_IN_TEXT.findall(sentence):
         sentence = sentence.replace(uuid, names.get(uuid, uuid))
+    if together > 1:
+        sentence += f" (One of {together} made together; they are taken back together.)"
     return {
         "id": change.id,
         "at": change.at,

@@ -22,7 +22,7 @@ class Queue(ApiHandler):
         """A student gets their own places; viewers get all."""
         model = await self.require_model()
         hub, ledger = self.lab.settings.hub_id, self.lab.ledger
-        version = await asyncio.to_thread(ledger.version, hub)
+        version = await asyncio.to_thread(ledger.shown_version, hub)
         queue = await asyncio.to_thread(ledger.queue, hub)
         sees_all = auth.is_viewer(model)
         search = self.get_query_argument("search", "")[:255].casefold()
@@ -58,7 +58,7 @@ class QueuePlace(ApiHandler):
         if change is None:
             raise _gone()
         row = await self._row(username, servername)
-        self.send_json({"waiting": row, "change": change})
+        self.send_json({"waiting": row, "change": change or None})
 
     async def delete(self, username: str, servername: str = "") -> None:
         """Take somebody out of the queue; the hub tells their page."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -90,7 +90,7 @@ class Granting(Log):
         by: str,
         change: Callable[[tuple[Grant, ...]], Sequence[Grant]],
         source: str = "ledger",
-        undoes: int | None = None,
+        undoes: Mapping[str, int] | None = None,
     ) -> tuple[tuple[Grant, ...], tuple[int, ...]]:
         known = self._grants(session, hub)
         before = {grant.id: grant for grant in known if grant.source == source}
@@ -120,7 +120,7 @@ class Granting(Log):
                         before[one].as_json() if one in before else None,
                         after[one].as_json() if one in after else None,
                         at,
-                        undoes=undoes,
+                        undoes=(undoes or {}).get(one),
                     )
                 )
                 self._write_grant(session, hub, at, one, after.get(one))

@@ -144,6 +144,7 @@ class Leases(Granting):
                 warned_at=lease.warned_at,
             )
         )
+        self._count_up(session, lease.hub, "shown")
         session.flush()
         for holding in lease.holdings:
             others = session.scalars(
@@ -180,6 +181,7 @@ class Leases(Granting):
             rows = rows_of(session, *_of_server(hub, username, servername))
             for row in rows:
                 row.kept_until = row.kept_until or now + for_s
+            self._count_up(session, hub, "shown")
             return len(rows)
 
     def warn(self, lease_id: str) -> bool:

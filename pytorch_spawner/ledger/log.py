@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-from sqlalchemy import or_, select
+from sqlalchemy import delete, or_, select
 from sqlalchemy.orm import Session
 
 from pytorch_spawner.ledger.database import Database
 from pytorch_spawner.ledger.models import ChangeRow, CounterRow
+
+_REFUSED_KEPT_S: Final = 90 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,13 @@ class Log(Database):
     def note(self, hub: str, by: str, what: str, subject: str, after: Any) -> int:
         """Write a line that changes no decision: a stop, or a request that was refused."""
         with self._transaction() as session:
+            if what == "refused":
+                # Anybody can make these; what admins did is kept for ever.
+                session.execute(
+                    delete(ChangeRow)
+                    .where(ChangeRow.hub == hub, ChangeRow.what == what)
+                    .where(ChangeRow.at < self.now() - _REFUSED_KEPT_S)
+                )
             return self._note(session, hub, by, what, subject, None, after, is_decision=False)
 
     def changes(
@@ -115,6 +124,15 @@ class Log(Database):
         with self._reading() as session:
             row = self._newest(session, hub, what, subject)
             return None if row is None else _change(row)
+
+    def shown_version(self, hub: str) -> int:
+        """A number that grows whenever anything changes that pages show, but for the inventory.
+
+        More than ``version``: what the scheduler itself decided must not wake it again.
+        """
+        with self._reading() as session:
+            rows = [session.get(CounterRow, (hub, name)) for name in ("version", "shown")]
+            return sum(int(row.value) for row in rows if row is not None)
 
     def version(self, hub: str) -> int:
         """A number that grows whenever something a decision depends on is written."""

@@ -194,10 +194,14 @@ class ChangeRow(Base):
     after: Mapped[Any] = mapped_column(JSON, nullable=True)
     # Id of the change that this one takes back.
     undoes: Mapped[int | None] = mapped_column(BigInteger, nullable=True)
+    __table_args__ = (
+        Index("changes_by_subject", "hub", "what", "subject", "id"),
+        Index("changes_by_undoes", "undoes"),
+    )
 
 
 class CounterRow(Base):
-    """Numbers of a hub that only grow: "ticket" (arrivals), "version" (changes), "clock" (time)."""
+    """Numbers of a hub that only grow: arrivals, changes, what pages show, time."""
 
     __tablename__ = "counters"
     hub: Mapped[str] = mapped_column(String(64), primary_key=True)

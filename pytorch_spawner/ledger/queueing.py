@@ -137,12 +137,18 @@ class Queueing(Leases):
         by: str,
         check: Callable[[Ticket], None] = lambda _: None,
     ) -> int | None:
-        """Set what an admin adds to a ticket's priority; see ``remove_ticket``."""
+        """Set what an admin adds to a ticket's priority; see ``remove_ticket``.
+
+        Returns:
+            Id of the log's line, 0 when it was that already; None when there is no such ticket.
+        """
         with self._transaction() as session:
             row = session.get(TicketRow, (hub, username, servername))
             if row is None:
                 return None
             check(_ticket(row))
+            if row.boost == boost:
+                return 0
             subject = f"{username}/{servername}"
             change = self._note(session, hub, by, "queue", subject, row.boost, boost)
             row.boost = boost
@@ -156,6 +162,7 @@ class Queueing(Leases):
                 .where(TicketRow.hub == hub, TicketRow.away_since.is_(None))
                 .values(away_since=self._moment(session, hub))
             )
+            self._count_up(session, hub, "shown")
             return int(getattr(done, "rowcount", 0))
 
     def mark_server_away(self, hub: str, username: str, servername: str) -> None:
@@ -164,6 +171,7 @@ class Queueing(Leases):
             row = session.get(TicketRow, (hub, username, servername))
             if row is not None and row.away_since is None:
                 row.away_since = self._moment(session, hub)
+                self._count_up(session, hub, "shown")
 
     def forget_away(self, hub: str, before: float) -> int:
         """Drop tickets that nobody came back to since ``before``; returns how many."""
@@ -171,7 +179,10 @@ class Queueing(Leases):
             done = session.execute(
                 delete(TicketRow).where(TicketRow.hub == hub, TicketRow.away_since < before)
             )
-            return int(getattr(done, "rowcount", 0))
+            dropped = int(getattr(done, "rowcount", 0))
+            if dropped:
+                self._count_up(session, hub, "shown")
+            return dropped
 
     def decide(
         self, hub: str, decide: Callable[[QueueState], Decisions]
@@ -210,12 +221,13 @@ class Queueing(Leases):
                 leases[give.ticket.id] = lease
             for refuse in decisions.refuse:
                 self._drop(session, hub, refuse.ticket)
-            self._tell(session, hub, decisions)
+            if self._tell(session, hub, decisions) or decisions.refuse:
+                self._count_up(session, hub, "shown")
             return decisions, leases
 
     @staticmethod
-    def _tell(session: Session, hub: str, decisions: Decisions) -> None:
-        """Write down what those who wait are told, where it changed."""
+    def _tell(session: Session, hub: str, decisions: Decisions) -> bool:
+        """Write down what those who wait are told; whether anything changed."""
         rows = session.execute(
             select(TicketRow.start_id, TicketRow.told).where(TicketRow.hub == hub)
         )
@@ -233,6 +245,7 @@ class Queueing(Leases):
         ]
         if changed:
             session.execute(update(TicketRow), changed)
+        return bool(changed)
 
     def queue(self, hub: str) -> tuple[Waiting, ...]:
         """Return who waits, in the order of the last decision, and what they are told."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from pytorch_spawner.core.changes import can_undo
@@ -22,7 +23,7 @@ class Undoing(Queueing):
     """The part of the ledger that takes changes back."""
 
     def undo(self, hub: str, change_id: int, by: str) -> int:
-        """Take one change back.
+        """Take one change back, whole: of a table of grants all lines together.
 
         Returns:
             Id of the log's new line.
@@ -43,21 +44,7 @@ class Undoing(Queueing):
 
     def _undo(self, session: Session, hub: str, row: ChangeRow, by: str) -> int:
         if row.what == "grant":
-
-            def back(grants: tuple[Grant, ...]) -> Sequence[Grant]:
-                by_id = {grant.id: grant for grant in grants}
-                there = by_id.pop(row.subject, None)
-                shown = None if there is None else there.as_json()
-                if shown != row.after:
-                    raise self._moved_on(session, row, shown)
-                if row.before is not None:
-                    (by_id[row.subject],) = parse_grants([row.before], Known())
-                return list(by_id.values())
-
-            _, ids = self._edit_grants(session, hub, by, back, undoes=row.id)
-            if not ids:
-                raise BadRequest("This cannot be taken back: it changed nothing.")
-            return ids[0]
+            return self._undo_grants(session, hub, row, by)
         if row.what == "gpu":
 
             def restore(was: DeviceSetting) -> DeviceSetting:
@@ -76,6 +63,38 @@ class Undoing(Queueing):
         return self._note(
             session, hub, by, "queue", row.subject, row.after, row.before, undoes=row.id
         )
+
+    def _undo_grants(self, session: Session, hub: str, row: ChangeRow, by: str) -> int:
+        lines = self._together(session, row)
+
+        def back(grants: tuple[Grant, ...]) -> Sequence[Grant]:
+            by_id = {grant.id: grant for grant in grants}
+            for line in lines:
+                there = by_id.pop(line.subject, None)
+                shown = None if there is None else there.as_json()
+                if shown != line.after:
+                    raise self._moved_on(session, line, shown)
+                if line.before is not None:
+                    (by_id[line.subject],) = parse_grants([line.before], Known())
+            return list(by_id.values())
+
+        undoes = {line.subject: int(line.id) for line in lines}
+        _, ids = self._edit_grants(session, hub, by, back, undoes=undoes)
+        if not ids:
+            raise BadRequest("This cannot be taken back: it changed nothing.")
+        return ids[0]
+
+    def _together(self, session: Session, row: ChangeRow) -> list[ChangeRow]:
+        """The lines of one change: a table of grants writes many, and they may need each other."""
+        same = select(ChangeRow).where(
+            ChangeRow.hub == row.hub,
+            ChangeRow.what == row.what,
+            ChangeRow.at == row.at,
+            ChangeRow.by == row.by,
+        )
+        lines = list(session.scalars(same))
+        undone = self._undone(session, [line.id for line in lines])
+        return [line for line in lines if line.id not in undone]
 
     def _moved_on(self, session: Session, row: ChangeRow, now: Any) -> ChangedMeanwhile:
         latest = self._newest(session, row.hub, row.what, row.subject)

@@ -46,6 +46,7 @@ class Using(Database):
             LeaseRow.request,
             LeaseRow.gpus,
             LeaseRow.weight,
+            LeaseRow.slots,
             LeaseRow.since,
             LeaseRow.released_at,
         ).where(
@@ -62,7 +63,7 @@ class Using(Database):
                     row.username,
                     str((row.request or {}).get("course") or ""),
                     tuple(row.gpus),
-                    row.weight,
+                    _weights(len(row.gpus), row.weight, row.slots),
                     row.since,
                     now if row.released_at is None else row.released_at,
                 )
@@ -73,3 +74,9 @@ class Using(Database):
                 for row in session.scalars(measured)
             ]
         return leases, busy
+
+
+def _weights(count: int, weight: float, slots: list[list[int]]) -> tuple[float, ...]:
+    """What each GPU of a lease counts: the lease's weight, by the slots that were given."""
+    parts = [1.0 / cut for _, cut in slots] if slots else [1.0] * count
+    return tuple(weight * part / sum(parts) for part in parts)

@@ -15,7 +15,7 @@ H = 3600.0
 
 
 def used(since_h: float, until_h: float, **more: object) -> Used:
-    said = {"username": "ana", "course": "cv", "gpus": ("G1",), "weight": 1.0, **more}
+    said = {"username": "ana", "course": "cv", "gpus": ("G1",), "weights": (1.0,), **more}
     return Used(since=DAYS[0] + since_h * H, until=DAYS[0] + until_h * H, **said)  # type: ignore[arg-type]
 
 
@@ -31,7 +31,7 @@ def hours(leases: list[Used], by: str = "user") -> dict[str, list[float]]:
         pytest.param(used(-5, 2), [2, 0, 0], id="since before the first day"),
         pytest.param(used(70, 90), [0, 0, 2], id="until after the last day"),
         pytest.param(used(-9, 99), [24, 24, 24], id="longer than all of them"),
-        pytest.param(used(1, 3, weight=0.25), [0.5, 0, 0], id="a slot of four"),
+        pytest.param(used(1, 3, weights=(0.25,)), [0.5, 0, 0], id="a slot of four"),
         pytest.param(used(24, 48), [0, 24, 0], id="exactly one day"),
     ],
 )
@@ -44,8 +44,8 @@ def test_what_lies_outside_the_days_counts_nothing():
 
 
 def test_two_gpus_of_one_lease_count_each_for_itself():
-    lease = used(0, 2, gpus=("G1", "G2"), weight=2.0)
-    assert hours([lease], "gpu") == {"G1": [2, 0, 0], "G2": [2, 0, 0]}
+    lease = used(0, 2, gpus=("G1", "G2"), weights=(1.5, 0.5))
+    assert hours([lease], "gpu") == {"G1": [3, 0, 0], "G2": [1, 0, 0]}
     assert hours([lease], "course") == {"cv": [4, 0, 0]}
 
 

@@ -163,7 +163,7 @@ class MemoryLedger:
         self._check()
         return ()
 
-    def version(self, hub: str) -> int:
+    def shown_version(self, hub: str) -> int:
         self._check()
         return 0
 

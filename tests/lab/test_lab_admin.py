@@ -14,7 +14,7 @@ from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
 from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.metering import GpuProcess, Sample
 from pytorch_spawner.core.placement import Holding
-from pytorch_spawner.core.tickets import Decisions, Give
+from pytorch_spawner.core.tickets import Decisions, Give, Wait
 
 pytestmark = FOR_REAL
 ONE = Gpu(GpuUuid("GPU-1111"), index=0, name="NVIDIA A100", memory_mib=81_920, pool="teaching")
@@ -144,7 +144,7 @@ async def test_a_gpu_is_pinned_to_somebody_who_never_logged_in_only_where_that_i
     assert refused.json["problems"][0]["field"] == "subject"
     preview = await site.send("POST", "api/grants/preview?unknown_users=allow", {"put": [pin]})
     assert preview.json["effects"] == [
-        "zoe: GPU 0 (NVIDIA A100), reserved for them alone (was: nothing)"
+        "zoe: GPU 0 (NVIDIA A100), whole, reserved for them alone (was: nothing)"
     ]
     assert "does not know zoe yet" in preview.json["warnings"][0]
     answer = await site.send("POST", "api/grants?unknown_users=allow", pin)
@@ -246,6 +246,48 @@ async def test_people_are_searched_and_cut_by_the_server(site):
         assert (await site.get(f"api/people?{wrong}", token="admin")).status == 400
 
 
+async def test_a_pool_that_a_gpu_was_moved_to_can_be_granted_and_an_emptied_one_cannot(site):
+    for uuid in ("GPU-1111", "GPU-2222"):
+        await site.send("PATCH", f"api/gpus/{uuid}", {"pool": "exam"})
+    exam = await site.send("POST", "api/grants", {"to": "user", "subject": "ana", "pool": "exam"})
+    assert exam.status == 201
+    gone = await site.send("POST", "api/grants/preview", {"put": [{"pool": "teaching"}]})
+    assert gone.json["faults"] == [
+        "grant 1 (everyone): there is no pool 'teaching'; there is exam, mig"
+    ]
+
+
+async def test_a_name_that_differs_in_case_only_is_no_stranger(site):
+    pin = {"to": "user", "subject": " Ana ", "gpus": ["GPU-1111"]}
+    answer = await site.send("POST", "api/grants?unknown_users=allow", pin)
+    assert "there is no user 'Ana', but 'ana'" in answer.json["faults"][0]
+
+
+async def test_two_new_grants_of_one_person_have_ids_of_their_own_in_a_preview(site):
+    rows = [{"to": "user", "subject": "ana", "priority": number} for number in (1, 2)]
+    preview = await site.send("POST", "api/grants/preview", {"put": rows})
+    assert [one["id"] for one in preview.json["changes"]] == ["user-ana", "user-ana-2"]
+
+
+async def test_a_grant_that_never_was_is_not_found_and_one_that_went_is_told_as_such(site):
+    assert (await site.send("DELETE", "api/grants/none")).code == "no-such-grant"
+    await site.send("POST", "api/grants", {"id": "a", "to": "user", "subject": "ana"})
+    await site.send("DELETE", "api/grants/a")
+    assert (await site.send("DELETE", "api/grants/a")).status == 409
+
+
+async def test_one_gpu_filled_down_a_table_is_refused_in_few_words(site):
+    rows = [
+        {"id": f"g{number}", "to": "user", "subject": f"u{number}", "gpus": ["GPU-1111"]}
+        for number in range(1500)
+    ]
+    began = time.monotonic()
+    answer = await site.send("POST", "api/grants/preview?unknown_users=allow", {"grants": rows})
+    assert time.monotonic() - began < 5
+    assert len(answer.json["faults"]) <= 101
+    assert len(answer.text) < 100_000
+
+
 # -- queue and servers ---------------------------------------------------------------------------
 
 
@@ -283,6 +325,8 @@ async def test_a_server_is_stopped_with_a_word_to_its_student(site):
     assert event.data["message"] == "An admin stops this server. Maintenance at noon."
     (line,) = site.ledger.changes(HUB)
     assert (line.by, line.what, line.subject) == ("root", "server", "ana/")
+    other = await site.send("POST", "api/servers/ana/stop", {"start": "an-earlier-one"})
+    assert (other.status, len(asked)) == (409, 1)
     site.ledger.end_start(start.id, "stopped")
     assert (await site.send("POST", "api/servers/ana/stop", {})).code == "not-running"
 
@@ -376,6 +420,37 @@ async def test_a_page_hears_of_everything_that_moves_and_of_nothing_else(site):
         assert [row["uuid"] for row in again["gpus"]] == ["GPU-1111"]
 
 
+async def test_a_place_that_is_told_anew_and_one_who_is_served_are_news_of_the_queue(site):
+    site.ledger.join(site.begin("ana"))
+    ticket = site.ledger.queue(HUB)[0].ticket
+    async with site.stream("api/live", "admin") as stream:
+        await stream.next()
+        site.ledger.decide(HUB, lambda _: Decisions(wait=(Wait(ticket, 1, 1, None, "bo"),)))
+        name, _, first = await stream.next()
+        assert (name, first["length"]) == ("queue", 1)
+        held = (Holding(ONE.uuid),)
+        give = Give(ticket, (ONE,), held, Grant("all"), None, "all")
+        site.ledger.decide(HUB, lambda _: Decisions(give=(give,)))
+        name, data = "", first
+        while name != "queue" or data["length"]:
+            name, _, data = await stream.next()
+        assert data["version"] != first["version"]
+
+
+async def test_what_the_last_page_was_told_is_not_held_against_the_next(site):
+    meter, feed = site.lab.meter, site.lab.feed
+    for value in (0.0, 97.0):
+        meter._samples = {ONE.uuid: Sample(time.time(), value, 1, 1.0, 1.0)}
+        async with feed.watch("ana") as news:
+            await news.get()
+            feed.measured()
+    async with feed.watch("bo") as news:
+        assert '"utilisation": 97.0' in await news.get()
+        meter._samples = {ONE.uuid: Sample(time.time(), 0.0, 1, 1.0, 1.0)}
+        feed.measured()
+        assert "[0, 1, 1, 1]" in await news.get()
+
+
 async def test_samples_are_sent_when_they_differ_and_unknown_stays_unknown(site, monkeypatch):
     meter = site.lab.meter
     now = time.time()
@@ -388,14 +463,12 @@ async def test_samples_are_sent_when_they_differ_and_unknown_stays_unknown(site,
         assert row["sample"]["temperature_c"] is None
         assert row["processes"][0]["user"] == "ana"
         assert other["sample"] is None
-        site.lab.feed.measured()
-        name, _, data = await stream.next()
-        assert (name, data["rows"]) == ("samples", {"GPU-1111": [38, 3100, None, 122]})
+        # The snapshot told this already.
         site.lab.feed.measured()
         meter._samples = {ONE.uuid: Sample(now, 50.0, 3_100, None, 121.7)}
         site.lab.feed.measured()
         name, _, data = await stream.next()
-        assert data["rows"] == {"GPU-1111": [50, 3100, None, 122]}
+        assert (name, data["rows"]) == ("samples", {"GPU-1111": [50, 3100, None, 122]})
         meter._samples = {}
         site.lab.feed.measured()
         name, _, data = await stream.next()
@@ -406,7 +479,7 @@ async def test_samples_are_sent_when_they_differ_and_unknown_stays_unknown(site,
 
 async def test_a_viewer_who_takes_nothing_is_sent_away_and_holds_up_nobody(site):
     feed = site.lab.feed
-    async with feed.watch() as slow, feed.watch() as quick:
+    async with feed.watch("ana") as slow, feed.watch("bo") as quick:
         await quick.get()
         for number in range(100):
             site.lab.meter._samples = {ONE.uuid: Sample(time.time(), float(number), 1, 1, 1)}

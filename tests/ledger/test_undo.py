@@ -12,7 +12,7 @@ from pytorch_spawner.core.placement import DeviceSetting
 from pytorch_spawner.errors import BadRequest, ChangedMeanwhile
 
 HUB = "lab"
-UUID = GpuUuid("GPU-1234")
+UUID, OTHER = GpuUuid("GPU-1234"), GpuUuid("GPU-5678")
 ANA = Grant("a", "user", "ana", priority=5)
 
 
@@ -70,6 +70,17 @@ def test_what_was_decided_about_a_device_comes_back(ledger, change):
     line = ledger.change_setting(HUB, UUID, "root", lambda was: replace(was, **change))
     ledger.undo(HUB, line, "kim")
     assert ledger.settings(HUB) == (before,)
+
+
+def test_lines_that_were_written_together_are_taken_back_together(ledger):
+    pins = [Grant("a", "user", "ana", gpus=(UUID,)), Grant("b", "user", "bo", gpus=(OTHER,))]
+    write(ledger, *pins)
+    swapped = write(ledger, replace(pins[0], gpus=(OTHER,)), replace(pins[1], gpus=(UUID,)))
+    ledger.undo(HUB, swapped[1], "kim")
+    assert ledger.grants(HUB) == tuple(pins)
+    lines = ledger.changes(HUB, 4)
+    assert [line.undoes for line in lines[:2]] == list(reversed(swapped))
+    assert all(line.undone_by for line in lines[2:])
 
 
 def test_a_change_that_changes_nothing_is_no_line(ledger):

@@ -11,6 +11,8 @@ depends_on = None
 
 def upgrade() -> None:
     op.add_column("changes", sa.Column("undoes", sa.BigInteger, nullable=True))
+    op.create_index("changes_by_subject", "changes", ["hub", "what", "subject", "id"])
+    op.create_index("changes_by_undoes", "changes", ["undoes"])
     op.create_table(
         "busy",
         sa.Column("hub", sa.String(64), primary_key=True),
@@ -24,4 +26,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("busy")
+    op.drop_index("changes_by_undoes", "changes")
+    op.drop_index("changes_by_subject", "changes")
     op.drop_column("changes", "undoes")

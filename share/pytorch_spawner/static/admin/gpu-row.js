@@ -279,14 +279,14 @@ function stopButton(holder) {
 
 function processLines({ processes }) {
   if (!processes?.length) return [h("p", { class: "lab-quiet" }, "None is known.")];
-  const line = ({ pid, name, used_mib: used, user, server }) =>
+  const line = ({ pid, name, used_mib: used, user, server, is_told }) =>
     h(
       "tr",
       {},
       h("td", { class: "lab-number" }, String(pid)),
       h("td", { class: "text-break" }, name || "unknown"),
       h("td", { class: "text-nowrap" }, used === null ? "unknown" : `${gib(used)} GiB`),
-      h("td", {}, user ? holderName({ user, server }) : h("strong", {}, "not of this lab")),
+      h("td", {}, user ? holderName({ user, server }) : is_told ? h("strong", {}, "not of this lab") : "unknown whose"),
     );
   const heads = ["PID", "Name", "Memory", "Student"].map((name) => h("th", { scope: "col" }, name));
   return [

@@ -235,7 +235,7 @@ export function stopServer(page, gpu, holder, opener) {
       label: "Stop server",
       busy: "Stopping…",
       async run() {
-        const body = { message: message.input.value.trim() };
+        const body = { message: message.input.value.trim(), start: holder.start ?? "" };
         await page.api.call("POST", path.map(encodeURIComponent).join("/"), { body });
         toast(`${name}'s server is being stopped.`);
       },

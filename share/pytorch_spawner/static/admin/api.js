@@ -3,7 +3,7 @@
 import { h } from "../dom.js";
 
 const PATIENCE_MS = 30_000;
-const LOOK_MS = 500;
+const LOOK_MS = 100;
 const UNREACHABLE = "The lab did not answer. Check your connection, then try again; what you typed stays here.";
 
 // What the service refused, or that it could not be asked at all (status 0).

@@ -20,6 +20,8 @@ const WHERE = [
   { key: "pool", label: "A pool" },
   { key: "gpus", label: "Pinned GPUs" },
 ];
+const USER_HELP = "The name in JupyterHub. Who has never logged in may be named: it counts from the first login.";
+const GROUP_HELP = "The name of a group that JupyterHub has.";
 let made = 0;
 
 // One choice of few, as a fieldset; type "checkbox" makes it several of many, isLong a scrolling list.
@@ -97,6 +99,7 @@ export function grantFields(values, { pools, gpus, suggest }) {
     const isPinned = fields.where.chosen()[0] === "gpus";
     subject.hidden = to === "everyone";
     subject.querySelector("label").textContent = to === "group" ? "Group" : "User";
+    subject.querySelector(".form-text").textContent = to === "group" ? GROUP_HELP : USER_HELP;
     pool.hidden = isPinned;
     fields.gpus.node.hidden = !isPinned;
     profile.hidden = fields.share.input.value !== "mig";
@@ -154,7 +157,7 @@ function makeFields(values, { pools, gpus }) {
     subject: text(
       "subject",
       "User",
-      "The name in JupyterHub. Who has never logged in may be named: it counts from the first login.",
+      USER_HELP,
       { type: "text", maxlength: "255", spellcheck: "false", autocomplete: "off", suggestions: [] },
     ),
     where: choices({ name: "where", legend: "From", options: WHERE, value: values.where }),

@@ -101,7 +101,10 @@ async function save(form) {
     );
   } catch (error) {
     // The panel says a conflict itself.
-    if (error.status === 409) form.note.replaceChildren();
+    if (error.status === 409) {
+      form.note.replaceChildren();
+      error.message += nowWords(form, error.now);
+    }
     throw atFields(error, form.fields, form.site.gpus);
   }
   return true;
@@ -111,8 +114,25 @@ async function save(form) {
 function atFields(error, fields, gpus) {
   const named = (error.problems ?? []).filter((problem) => fields.place(problem));
   const isTold = (fault) => named.some(({ message }) => fault.includes(message));
-  error.faults = (error.faults ?? []).filter((fault) => !isTold(fault)).map((fault) => readable(fault, gpus));
-  error.problems = named.map((problem) => ({ row: null, field: fields.place(problem), message: faultWords(problem) }));
+  error.faults = (error.faults ?? []).filter((fault) => !isTold(fault));
+  // In the form's order: the focus goes to the first.
+  const order = Object.keys(fields.read());
+  error.problems = named
+    .map((problem) => ({ row: null, field: fields.place(problem), message: faultWords(problem) }))
+    .sort((one, other) => order.indexOf(one.field) - order.indexOf(other.field));
+  return inWords(error, gpus);
+}
+
+// A refusal that names GPUs as people call them, and says a single fault once.
+function inWords(error, gpus) {
+  const say = (text) => readable(text, gpus);
+  const { message, faults = [], problems = [] } = error;
+  error.message = say(message);
+  error.faults = faults.length === 1 && message.includes(faults[0]) ? [] : faults.map(say);
+  // One without a field is among the faults.
+  error.problems = problems
+    .filter(({ field }) => field)
+    .map((problem) => ({ ...problem, message: say(problem.message) }));
   return error;
 }
 
@@ -182,8 +202,12 @@ function otherChange(form, now, message = "") {
     "Load what is there now",
   );
   button.addEventListener("click", () => takeOther(form, now));
-  const is = ` It is now: ${grantWords(now)}, ${place(now, form.site.gpus)}.`;
-  tell(form, message || "Somebody else changed this grant meanwhile. What you typed is kept.", is, button);
+  const said = message || "Somebody else changed this grant meanwhile. What you typed is kept.";
+  tell(form, said, nowWords(form, now), button);
+}
+
+function nowWords({ site }, now) {
+  return now ? ` It is now: ${grantWords(now)}, ${place(now, site.gpus)}.` : " It is not there any more.";
 }
 
 function takeOther(form, now) {
@@ -243,8 +267,12 @@ export function openPin(site, user) {
       list.node.querySelector("input").focus();
       return false;
     }
-    const { data } = await site.api.call("POST", "grants?unknown_users=allow", { body: spec() });
-    saved(site, data, `${gpuName(data.grant.gpus[0], gpus)} is pinned to ${user}.`);
+    try {
+      const { data } = await site.api.call("POST", "grants?unknown_users=allow", { body: spec() });
+      saved(site, data, `${gpuName(data.grant.gpus[0], gpus)} is pinned to ${user}.`);
+    } catch (error) {
+      throw inWords(error, gpus);
+    }
     return true;
   }
 }

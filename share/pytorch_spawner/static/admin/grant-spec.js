@@ -41,7 +41,8 @@ export function toSpec(values, was = {}) {
     const moment = fromLocal(values[name], was[name]);
     if (moment) spec[name] = moment;
   }
-  const images = values.images.split(/\s*\n\s*/).filter(Boolean);
+  // An image with a blank at its end would be the name of none.
+  const images = values.images.split(/\s+/).filter(Boolean);
   if (images.length) spec.images = images;
   return spec;
 }
@@ -83,10 +84,14 @@ export function missing(spec) {
   return "";
 }
 
-// The API counts seconds where the form counts hours.
+// The API's fault in the form's words: it counts hours where the API counts seconds, and its fields
+// have labels.
 export function faultWords({ field = "", message = "" }) {
-  const isRange = field === "max_lease_s" && message.startsWith("Input should be");
-  return isRange ? "A number of hours, from 0.02 (a minute) to 8784 (366 days)." : message;
+  if (field === "max_lease_s") return "A number of hours, from 0.02 (a minute) to 8784 (366 days).";
+  if (/^valid_until is not after/.test(message)) return "It has to be after “Valid from”.";
+  if (field === "share" && message.includes("mig:<profile>")) return "Not the name of a MIG profile, such as 1g.10gb.";
+  const [, nameless] = message.match(/^a grant to a (user|group) names/) ?? [];
+  return nameless ? `Name the ${nameless}.` : message.replace(/^(more than|at least|at most) (-?\d+)\.0$/, "$1 $2");
 }
 
 // The field of the form that a problem's path stands for: "gpus.0" is "gpus".

@@ -8,7 +8,8 @@ import { plural } from "../said.js";
 import { field, openPanel, toast } from "./ui.js";
 
 const TYPE = "text/csv";
-const MOST_BYTES = 4 * 1024 * 1024;
+// The service takes no larger body (lab/app.py, MAX_BODY_BYTES).
+const MOST_BYTES = 1024 * 1024;
 
 export function openImport(site) {
   const page = { site, text: null, etag: null, isGood: false };
@@ -51,17 +52,10 @@ export function openImport(site) {
   allow();
   preview.now();
 
-  file.input.addEventListener("change", async () => {
-    page.text = null;
-    page.isGood = false;
-    allow();
-    const [chosen] = file.input.files;
-    if (!chosen) return preview.now();
-    if (chosen.size > MOST_BYTES)
-      return file.setProblem("This file is larger than 4 MiB; it is hardly a list of grants.");
-    page.text = await chosen.text();
-    return again();
-  });
+  // Else a browser says nothing when the same file is chosen again, corrected.
+  file.input.addEventListener("click", () => (file.input.value = ""));
+  file.input.addEventListener("cancel", take);
+  file.input.addEventListener("change", take);
   unknown.input.addEventListener("change", () => {
     page.isGood = false;
     allow();
@@ -71,6 +65,21 @@ export function openImport(site) {
 
   function allow() {
     button.disabled = !page.isGood;
+  }
+
+  async function take() {
+    page.text = null;
+    page.isGood = false;
+    allow();
+    const [chosen] = file.input.files;
+    if (!chosen) return preview.now();
+    const { text, fault } = await contentOf(chosen);
+    if (fault) {
+      file.setProblem(fault);
+      return preview.now();
+    }
+    page.text = text;
+    return again();
   }
 
   // The version is taken before the preview: what somebody changes after it is then a conflict.
@@ -97,6 +106,16 @@ export function openImport(site) {
         : "Imported: nothing was different.",
     );
     return true;
+  }
+}
+
+async function contentOf(file) {
+  if (file.size > MOST_BYTES) return { fault: "This file is larger than 1 MiB; it is hardly a list of grants." };
+  try {
+    return { text: new TextDecoder("utf-8", { fatal: true }).decode(await file.arrayBuffer()) };
+  } catch {
+    // Guessing would change names.
+    return { fault: "This file is not in UTF-8: save it as “CSV UTF-8”, then choose it again." };
   }
 }
 

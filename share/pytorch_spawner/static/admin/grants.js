@@ -69,8 +69,11 @@ function heading(page) {
     node.addEventListener("click", action);
     return node;
   };
-  const href = `${config.apiUrl}grants?format=csv&_xsrf=${encodeURIComponent(proof())}`;
-  const buttons = [h("a", { class: "btn btn-sm btn-outline-contrast", href, download: "grants.csv" }, "Export CSV")];
+  const href = () => `${config.apiUrl}grants?format=csv&_xsrf=${encodeURIComponent(proof())}`;
+  const csv = h("a", { class: "btn btn-sm btn-outline-contrast", href: href(), download: "grants.csv" }, "Export CSV");
+  // A login in another tab changes the proof.
+  csv.addEventListener("click", () => (csv.href = href()));
+  const buttons = [csv];
   if (config.canAdmin) {
     buttons.push(button("Import CSV…", "outline-contrast", () => (page.panel = openImport(page.site))));
     buttons.push(button("Add a grant…", "primary", () => add(page, {})));
@@ -137,10 +140,31 @@ function take(page, people) {
         ),
       ]
     : [nobody(page)];
+  const place = placeOfFocus(page.out);
   renewNamed(page.out, nodes);
+  if (place && document.activeElement === document.body) place.back();
   teach(page, people);
   page.pager.show(offset, people.rows.length, people.total);
   return undefined;
+}
+
+// The grant that has the focus may be gone after this: then its cell's button gets it, and without
+// such a row the table, so that the keyboard goes on from there.
+function placeOfFocus(out) {
+  const chip = document.activeElement;
+  const line = out.contains(chip) ? chip.closest("tr") : null;
+  if (!line) return null;
+  const columnOf = (node) => node.closest("td")?.dataset.column;
+  const column = columnOf(chip);
+  const { kind, name } = line.querySelector("button[data-name]")?.dataset ?? {};
+  const back = () => {
+    const buttons = [...out.querySelectorAll("button[data-name]")].filter(
+      (one) => one.dataset.kind === kind && one.dataset.name === name && one.offsetParent,
+    );
+    const near = buttons.find((one) => columnOf(one) === column) ?? buttons[0];
+    (near ?? out.querySelector("[role=region]"))?.focus();
+  };
+  return { back };
 }
 
 // A lab without any grant: who can do nothing yet, and the one click that changes it.

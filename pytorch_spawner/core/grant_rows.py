@@ -163,11 +163,7 @@ class GrantSpec(BaseModel):
         if self.gpus and self.pool:
             raise ValueError("either gpus or pool, not both")
         if self.gpus and self.count > len(self.gpus):
-            raise ValueError(
-                f"count is {self.count}, but {len(self.gpus)} GPU is pinned"
-                if len(self.gpus) == 1
-                else f"count is {self.count}, but only {len(self.gpus)} GPUs are pinned"
-            )
+            raise ValueError(f"count is {self.count}, of {len(self.gpus)} pinned")
         if (
             self.valid_from is not None
             and self.valid_until is not None

@@ -54,7 +54,7 @@ def faults(*rows: object) -> tuple[str, ...]:
         ({"gpus": ["GPU-9999"]}, "there is no GPU GPU-9999"),
         ({"gpus": ["0"]}, "gpus: '0' is not of the form GPU-... or MIG-..."),
         ({"gpus": [ONE, ONE]}, "gpus: names one GPU twice"),
-        ({"gpus": [ONE], "count": 2}, "count is 2, but only 1 GPUs are pinned"),
+        ({"gpus": [ONE], "count": 2}, "count is 2, of 1 pinned"),
         ({"gpus": [ONE], "pool": "teaching"}, "either gpus or pool, not both"),
         ({"subject": "ana"}, "a grant to everyone has no subject"),
         ({"to": "user"}, "a grant to a user names the user in subject"),

@@ -18,6 +18,7 @@ from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.metering import GpuProcess, Sample
 from pytorch_spawner.core.placement import DeviceSetting, Holding
 from pytorch_spawner.core.tickets import Decisions, Give, Wait
+from pytorch_spawner.ledger.models import StartRow, TicketRow
 from pytorch_spawner.ledger.store import Ledger
 
 A100 = "NVIDIA A100-SXM4-80GB"
@@ -59,8 +60,7 @@ def fill(ledger: Any) -> None:
         gives, waits = [], []
         for ticket in state.tickets:
             if ticket.username not in held:
-                reason = "All GPUs that you may use are in use."
-                waits.append(Wait(ticket, len(waits) + 1, 2, state.now + 1800, reason))
+                waits.append(Wait(ticket, len(waits) + 1, 2, state.now + 1800, "bo"))
                 continue
             place, slot, slots = held[ticket.username]
             holding = Holding(GPUS[place].uuid, slot, slots)
@@ -153,3 +153,135 @@ async def faults_of(page: Any) -> list[str]:
         if one["impact"] in ("serious", "critical")
         for node in one["nodes"]
     ]
+
+
+# ---- what happens while a page is open -----------------------------------------------------------
+
+
+def lend(site: Site, name: str, one: Gpu, slot: int = 0, slots: int = 1, course: str = "") -> None:
+    """Somebody starts a server and gets a GPU, or a slot of it."""
+    request = {"image": "lab/pytorch:2.13", "gpus": 1, "course": course}
+    start = site.ledger.begin_start(HUB, name, "", request, ())
+    site.ledger.join(start)
+    holding = Holding(one.uuid, slot, slots)
+
+    def decide(state: Any) -> Decisions:
+        ticket = next(ticket for ticket in state.tickets if ticket.id == start.id)
+        return Decisions(give=(Give(ticket, (one,), (holding,), GRANTS[0], None, "everyone"),))
+
+    site.ledger.decide(HUB, decide)
+
+
+def queue_up(site: Site, *names: str, reason: str = "All GPUs are in use.") -> None:
+    """More people want a GPU, and all who wait are told their places."""
+    for name in names:
+        request = {"image": "lab/pytorch:2.13", "gpus": 1}
+        site.ledger.join(site.ledger.begin_start(HUB, name, "", request, ()))
+
+    def decide(state: Any) -> Decisions:
+        of, at = len(state.tickets), state.now + 1800
+        return Decisions(
+            wait=tuple(Wait(one, n, of, at, reason) for n, one in enumerate(state.tickets, 1))
+        )
+
+    site.ledger.decide(HUB, decide)
+
+
+def set_sample(site: Site, uuid: GpuUuid, sample: Sample | None) -> None:
+    """The meter measured something else, or cannot measure any more."""
+    meter = site.lab.meter
+    if sample is None:
+        meter._samples.pop(uuid, None)
+    else:
+        meter._samples[uuid] = sample
+    site.lab.feed.measured()
+
+
+def end_session(site: Site, token: str) -> dict[str, Any]:
+    """The hub does not know a token any more, and nobody remembers that it did."""
+    model = site.hub.models.pop(token)
+    site.lab.hub_auth.cache.clear()
+    return model
+
+
+def newest_change(site: Site) -> Any:
+    return site.ledger.changes(HUB, 1)[0]
+
+
+# ---- what is on a page ---------------------------------------------------------------------------
+
+
+def gpu_row(page: Any, number: int) -> Any:
+    """A GPU's row of the table."""
+    opener = page.get_by_role("button", name=f"Details of GPU {number}", exact=True)
+    return page.get_by_role("row").filter(has=opener)
+
+
+async def choose_action(page: Any, number: int, entry: str) -> Any:
+    """Choose from a GPU's menu; returns the panel that opens."""
+    button = page.get_by_role("button", name=f"Actions for GPU {number}", exact=True)
+    await button.click()
+    menu = page.get_by_role("menu", name=f"Actions for GPU {number}", exact=True)
+    await menu.get_by_role("menuitem", name=entry, exact=True).click()
+    return page.get_by_role("dialog")
+
+
+def messages(page: Any) -> Any:
+    """Where the page says what was done."""
+    return page.get_by_role("status", name="Messages")
+
+
+async def tab_to(page: Any, name: str, most: int = 120) -> None:
+    """Press Tab until what has this name has the focus."""
+    for _ in range(most):
+        await page.keyboard.press("Tab")
+        if await focused(page) == name:
+            return
+    raise AssertionError(f"Tab does not reach {name!r}, but {await focused(page)!r}")
+
+
+async def focused(page: Any) -> str:
+    """Name of what has the focus: its label, or its text."""
+    said = await page.evaluate(
+        """() => {
+          const now = document.activeElement;
+          const labels = [...(now.labels ?? [])].map((label) => label.textContent);
+          return now.getAttribute("aria-label") ?? labels[0] ?? now.textContent;
+        }"""
+    )
+    return str(said).strip()
+
+
+def queue_up_at_once(site: Site, names: list[str]) -> None:
+    """As ``queue_up`` for thousands, in one transaction."""
+    ledger = site.ledger
+    with ledger._transaction() as session:
+        for place, name in enumerate(names, 1):
+            start_id = f"start-{name}"
+            request = {"image": "lab/pytorch:2.13", "gpus": 1}
+            session.add(
+                StartRow(
+                    id=start_id,
+                    hub=HUB,
+                    username=name,
+                    servername="",
+                    image="lab/pytorch:2.13",
+                    request=request,
+                    created_at=time.time(),
+                )
+            )
+            session.add(
+                TicketRow(
+                    hub=HUB,
+                    username=name,
+                    servername="",
+                    seq=1000 + place,
+                    since=time.time() - 60,
+                    boost=0,
+                    start_id=start_id,
+                    groups=["cv"],
+                    request=request,
+                    told=[place, len(names), None, "All GPUs that you may use are in use."],
+                )
+            )
+        ledger._count_up(session, HUB, "version")

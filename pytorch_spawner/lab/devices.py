@@ -94,6 +94,7 @@ class GpuSettings(ApiHandler):
             raise ChangedMeanwhile(
                 views.changed_by(f"GPU {gpu.index}", latest), now=await self._row(gpu.uuid)
             ) from None
+        await self.lab.feed.look()
         self.send_json({"gpu": await self._row(gpu.uuid), "change": line})
 
     async def _find(self, uuid: str) -> Gpu:

@@ -106,6 +106,12 @@ class Feed:
         if rows:
             self._tell("samples", {"at": round(time.time(), 1), "rows": rows})
 
+    async def look(self) -> None:
+        """Look now, after a change made here: one that is taken back within a second is two."""
+        async with self._changing:
+            if self._viewers:
+                await self._look()
+
     async def _follow(self) -> None:
         while self._viewers:
             await asyncio.sleep(self._look_s)

@@ -13,7 +13,7 @@ from datetime import date, datetime, timedelta, timezone
 from typing import Final
 
 from pytorch_spawner.core.usage_report import BY, MAX_DAYS, Row, days_between, summarise
-from pytorch_spawner.errors import Problem
+from pytorch_spawner.errors import ChangedMeanwhile, Problem
 from pytorch_spawner.lab import views
 from pytorch_spawner.lab.handlers import ApiHandler, refused
 
@@ -39,9 +39,10 @@ class Log(ApiHandler):
         inventory = await asyncio.to_thread(
             self.lab.ledger.read_inventory, self.lab.settings.hub_id
         )
-        names: dict[str, str] = {one.uuid: f"GPU {one.index}" for one in inventory.gpus}
         together = Counter((one.at, one.by) for one in rows)
-        said = [views.describe_change(one, names, together[one.at, one.by]) for one in rows[:limit]]
+        said = [
+            views.describe_change(one, inventory, together[one.at, one.by]) for one in rows[:limit]
+        ]
         self.send_json({"rows": said, "next": following})
 
 
@@ -51,9 +52,14 @@ class Undo(ApiHandler):
     async def post(self, number: str) -> None:
         """Take one change back, where nothing changed it again since."""
         model = await self.require_admin()
-        change = await asyncio.to_thread(
-            self.lab.ledger.undo, self.lab.settings.hub_id, int(number), model["name"]
-        )
+        hub, ledger = self.lab.settings.hub_id, self.lab.ledger
+        try:
+            change = await asyncio.to_thread(ledger.undo, hub, int(number), model["name"])
+        except ChangedMeanwhile as error:
+            inventory = await asyncio.to_thread(ledger.read_inventory, hub)
+            said = views.name_gpus(error.public_message, inventory)
+            raise ChangedMeanwhile(said, now=error.now) from None
+        await self.lab.feed.look()
         self.send_json({"change": change})
 
 

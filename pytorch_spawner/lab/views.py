@@ -13,6 +13,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from pytorch_spawner.core.changes import can_undo, say_change
+from pytorch_spawner.core.gpus import Inventory
 from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.placement import Holding
 from pytorch_spawner.core.tickets import Place, Ticket, describe_place
@@ -87,17 +88,22 @@ def changed_by(what: str, latest: Change | None) -> str:
     return f"{what} was changed meanwhile, by {latest.by} at {at:%H:%M:%S} UTC."
 
 
-def describe_change(change: Change, names: Mapping[str, str], together: int = 1) -> dict[str, Any]:
+def name_gpus(text: str, inventory: Inventory) -> str:
+    """A sentence with "GPU 3" where it says a UUID that the lab knows."""
+    names: dict[str, str] = {one.uuid: f"GPU {one.index}" for one in inventory.gpus}
+    return GPU_UUID_IN_TEXT.sub(lambda found: names.get(found[0], found[0]), text)
+
+
+def describe_change(change: Change, inventory: Inventory, together: int = 1) -> dict[str, Any]:
     """One line of the audit log.
 
     Args:
         change: The line.
-        names: What people call the GPUs, by UUID.
+        inventory: For what people call the GPUs.
         together: How many lines were written at once, of which this is one.
     """
-    sentence = say_change(change.what, change.subject, change.before, change.after)
-    for uuid in GPU_UUID_IN_TEXT.findall(sentence):
-        sentence = sentence.replace(uuid, names.get(uuid, uuid))
+    said = say_change(change.what, change.subject, change.before, change.after)
+    sentence = name_gpus(said, inventory)
     if together > 1:
         sentence += f" (One of {together} made together; they are taken back together.)"
     return {

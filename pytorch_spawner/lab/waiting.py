@@ -52,9 +52,12 @@ class QueuePlace(ApiHandler):
         said = self.body_as(Boost)
         check = self._check()
         hub, ledger = self.lab.settings.hub_id, self.lab.ledger
-        change = await asyncio.to_thread(
-            ledger.boost, hub, username, servername, said.boost, model["name"], check
-        )
+        try:
+            change = await asyncio.to_thread(
+                ledger.boost, hub, username, servername, said.boost, model["name"], check
+            )
+        except ChangedMeanwhile as error:
+            raise await self._changed(username, servername, error) from None
         if change is None:
             raise _gone()
         row = await self._row(username, servername)
@@ -65,9 +68,12 @@ class QueuePlace(ApiHandler):
         model = await self.require_admin()
         check = self._check()
         hub, ledger = self.lab.settings.hub_id, self.lab.ledger
-        change = await asyncio.to_thread(
-            ledger.remove_ticket, hub, username, servername, model["name"], check
-        )
+        try:
+            change = await asyncio.to_thread(
+                ledger.remove_ticket, hub, username, servername, model["name"], check
+            )
+        except ChangedMeanwhile as error:
+            raise await self._changed(username, servername, error) from None
         if change is None:
             raise _gone()
         self.send_json({"removed": f"{username}/{servername}", "change": change})
@@ -78,11 +84,20 @@ class QueuePlace(ApiHandler):
         def check(ticket: Ticket) -> None:
             if not is_seen(views.etag_of_ticket(ticket)):
                 raise ChangedMeanwhile(
-                    f"What waits for {ticket.username} was changed meanwhile.",
-                    now={"boost": ticket.boost, "etag": views.etag_of_ticket(ticket)},
+                    "", now={"boost": ticket.boost, "etag": views.etag_of_ticket(ticket)}
                 )
 
         return check
+
+    async def _changed(
+        self, username: str, servername: str, error: ChangedMeanwhile
+    ) -> ChangedMeanwhile:
+        """The same error, which says who was faster."""
+        hub, ledger = self.lab.settings.hub_id, self.lab.ledger
+        subject = f"{username}/{servername}"
+        latest = await asyncio.to_thread(ledger.latest_change, hub, "queue", subject)
+        what = f"The place of {subject.removesuffix('/')} in the queue"
+        return ChangedMeanwhile(views.changed_by(what, latest), now=error.now)
 
     async def _row(self, username: str, servername: str) -> dict[str, Any] | None:
         queue = await asyncio.to_thread(self.lab.ledger.queue, self.lab.settings.hub_id)

@@ -41,6 +41,10 @@ function holdersWords({ leases }) {
 
 async function undo(page, change) {
   await page.api.call("POST", `log/${change}/undo`);
+  // The stream tells what differs from what it told last: a change that is taken back before its
+  // next look at the ledger is nothing to it, but this page shows it already.
+  const { data } = await page.api.call("GET", "gpus");
+  data.gpus.forEach(page.merge);
 }
 
 function tellDone(page, said, change) {

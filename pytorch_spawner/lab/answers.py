@@ -111,6 +111,9 @@ class Pin(_Answer):
     id: str
     to: str
     subject: str
+    source: str
+    gpus: int
+    etag: str
 
 
 class Setting(_Answer):
@@ -422,6 +425,7 @@ class Usage(_Answer):
     by: str
     days: list[str]
     rows: list[UsageRow]
+    sums: list[DayUse]
     total: DayUse
     note: str
 

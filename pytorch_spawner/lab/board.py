@@ -108,16 +108,13 @@ class Board:
         now = self._ledger.now()
         for grant in state.grants:
             for uuid in grant.gpus:
-                if grant.valid_until is None or grant.valid_until > now:
+                if grant.is_valid(now):
                     pins.setdefault(uuid, []).append(grant)
         return [
             {
                 **describe_gpu(gpu, len(by_gpu.get(gpu.uuid, ()))),
                 **describe_setting(settings.get(gpu.uuid, DeviceSetting(gpu.uuid))),
-                "pins": [
-                    {"id": one.id, "to": one.to, "subject": one.subject}
-                    for one in pins.get(gpu.uuid, ())
-                ],
+                "pins": [describe_pin(one) for one in pins.get(gpu.uuid, ())],
                 "holders": [
                     describe_holder(lease, holding)
                     for lease, holding in sorted(
@@ -176,6 +173,18 @@ def describe_setting(setting: DeviceSetting) -> dict[str, Any]:
     """What an admin decided about a device, and its version."""
     said = {"pool": setting.pool, "mode": setting.mode, "drained": setting.drained}
     return {"setting": said, "etag": etag_of(said)}
+
+
+def describe_pin(grant: Grant) -> dict[str, Any]:
+    """A grant that pins a device, and how many it pins in all."""
+    return {
+        "id": grant.id,
+        "to": grant.to,
+        "subject": grant.subject,
+        "source": grant.source,
+        "gpus": len(grant.gpus),
+        "etag": etag_of(grant.as_json()),
+    }
 
 
 def describe_holder(lease: Lease, holding: Holding) -> dict[str, Any]:

@@ -108,9 +108,12 @@ class Feed:
 
     async def look(self) -> None:
         """Look now, after a change made here: one that is taken back within a second is two."""
-        async with self._changing:
-            if self._viewers:
-                await self._look()
+        try:
+            async with self._changing:
+                if self._viewers:
+                    await self._look()
+        except LabError as error:  # the change is made, and told a second later
+            log.warning("the board was not read: %s", error)
 
     async def _follow(self) -> None:
         while self._viewers:

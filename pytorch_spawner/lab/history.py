@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import io
-from collections import Counter
+from collections.abc import Iterable
 from datetime import date, datetime, timedelta, timezone
 from typing import Final
 
@@ -28,21 +28,17 @@ class Log(ApiHandler):
         """The newest lines, or those before a given one; for viewers."""
         await self.require_viewer()
         _, limit = self.page()
+        hub, ledger = self.lab.settings.hub_id, self.lab.ledger
+        inventory = await asyncio.to_thread(ledger.read_inventory, hub)
         rows = await asyncio.to_thread(
-            self.lab.ledger.changes,
-            self.lab.settings.hub_id,
+            ledger.changes,
+            hub,
             limit + 1,
             before=self.whole("before", 0, 2**62, None),
-            search=self.get_query_argument("search", "")[:255],
+            search=views.uuid_of(self.get_query_argument("search", "")[:255], inventory),
         )
         following = rows[limit - 1].id if len(rows) > limit else None
-        inventory = await asyncio.to_thread(
-            self.lab.ledger.read_inventory, self.lab.settings.hub_id
-        )
-        together = Counter((one.at, one.by) for one in rows)
-        said = [
-            views.describe_change(one, inventory, together[one.at, one.by]) for one in rows[:limit]
-        ]
+        said = [views.describe_change(one, inventory) for one in rows[:limit]]
         self.send_json({"rows": said, "next": following})
 
 
@@ -103,6 +99,13 @@ class Usage(ApiHandler):
                     }
                     for row in rows[:MAX_ROWS]
                 ],
+                "sums": [
+                    {
+                        "held_h": _hours(sum(row.held_s[place] for row in rows)),
+                        "busy_h": _hours(_sum_known(row.busy_s[place] for row in rows)),
+                    }
+                    for place in range(len(days))
+                ],
                 "total": {
                     "held_h": _hours(sum(row.all_held_s for row in rows)),
                     "busy_h": _hours(sum(busy)) if busy else None,
@@ -141,6 +144,11 @@ class Usage(ApiHandler):
         if problems:
             raise refused(problems)
         return first, last, by
+
+
+def _sum_known(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
 
 
 def _day(day: float) -> str:

@@ -52,8 +52,10 @@ class Live(ApiHandler):
         while time.monotonic() < ends_at and not self._gone.is_set():
             if time.monotonic() - asked_at > RECHECK_S:
                 if not await self.still_may(auth.is_viewer):
-                    said = {"code": "forbidden", "message": "You may not see this any more."}
-                    await self._write(describe_message("over", said))
+                    if self.current_user:
+                        said = {"code": "forbidden", "message": "You may not see this any more."}
+                        await self._write(describe_message("over", said))
+                    # Whose login ended comes back, and is told to log in.
                     return
                 asked_at = time.monotonic()
             gone = asyncio.ensure_future(self._gone.wait())
@@ -64,7 +66,8 @@ class Live(ApiHandler):
             gone.cancel()
             if message not in done:
                 message.cancel()
-                await self._write(": still here\n\n")
+                # No comment: scripts do not see those, and a silent stream would look alive.
+                await self._write(describe_message("alive", {}))
                 continue
             text = message.result()
             if text is None:

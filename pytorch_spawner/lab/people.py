@@ -137,10 +137,7 @@ def _pools(inventory: Inventory) -> list[dict[str, Any]]:
 
 def _gpus(state: State, now: float) -> list[dict[str, Any]]:
     pinned = {
-        uuid: grant.whose
-        for grant in state.grants
-        if grant.valid_until is None or grant.valid_until > now
-        for uuid in grant.gpus
+        uuid: grant.whose for grant in state.grants if grant.is_valid(now) for uuid in grant.gpus
     }
     return [
         {

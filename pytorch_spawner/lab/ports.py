@@ -139,6 +139,10 @@ class Change(Protocol):
     def undone_by(self) -> int | None:
         """The line that took this one back."""
 
+    @property
+    def together(self) -> int:
+        """How many lines were written at once, of which this is one."""
+
 
 class Ledger(Protocol):
     """The part of the ledger that the service reads, and what it writes."""

@@ -88,24 +88,31 @@ def changed_by(what: str, latest: Change | None) -> str:
     return f"{what} was changed meanwhile, by {latest.by} at {at:%H:%M:%S} UTC."
 
 
+def uuid_of(text: str, inventory: Inventory) -> str:
+    """What somebody searches for, with the UUID where they say "GPU 3"."""
+    said = re.fullmatch(r"\s*gpu\s*([0-9]{1,4})\s*", text, re.IGNORECASE)
+    if said is None:
+        return text
+    return next((one.uuid for one in inventory.gpus if one.index == int(said[1])), text)
+
+
 def name_gpus(text: str, inventory: Inventory) -> str:
     """A sentence with "GPU 3" where it says a UUID that the lab knows."""
     names: dict[str, str] = {one.uuid: f"GPU {one.index}" for one in inventory.gpus}
     return GPU_UUID_IN_TEXT.sub(lambda found: names.get(found[0], found[0]), text)
 
 
-def describe_change(change: Change, inventory: Inventory, together: int = 1) -> dict[str, Any]:
+def describe_change(change: Change, inventory: Inventory) -> dict[str, Any]:
     """One line of the audit log.
 
     Args:
         change: The line.
         inventory: For what people call the GPUs.
-        together: How many lines were written at once, of which this is one.
     """
     said = say_change(change.what, change.subject, change.before, change.after)
     sentence = name_gpus(said, inventory)
-    if together > 1:
-        sentence += f" (One of {together} made together; they are taken back together.)"
+    if change.together > 1:
+        sentence += f" (One of {change.together} made together; they are taken back together.)"
     return {
         "id": change.id,
         "at": change.at,

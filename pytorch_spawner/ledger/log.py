@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from sqlalchemy import delete, or_, select
+from sqlalchemy import String, cast, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from pytorch_spawner.ledger.database import Database
@@ -28,6 +28,7 @@ class Change:
     after: Any
     undoes: int | None = None
     undone_by: int | None = None
+    together: int = 1
 
 
 class Log(Database):
@@ -84,7 +85,7 @@ class Log(Database):
             hub: Id of the hub.
             limit: How many lines at most.
             before: Only lines with a smaller id; None for the newest.
-            search: Only lines whose person, kind or subject holds this text.
+            search: Only lines whose person, kind, subject or values hold this text.
         """
         found = select(ChangeRow).where(ChangeRow.hub == hub)
         if before is not None:
@@ -94,14 +95,40 @@ class Log(Database):
                 or_(
                     *(
                         column.icontains(search, autoescape=True)
-                        for column in (ChangeRow.by, ChangeRow.what, ChangeRow.subject)
+                        for column in (
+                            ChangeRow.by,
+                            ChangeRow.what,
+                            ChangeRow.subject,
+                            cast(ChangeRow.before, String),
+                            cast(ChangeRow.after, String),
+                        )
                     )
                 )
             )
         with self._reading() as session:
             rows = session.scalars(found.order_by(ChangeRow.id.desc()).limit(limit)).all()
             undone = self._undone(session, [row.id for row in rows])
-            return tuple(_change(row, undone.get(row.id)) for row in rows)
+            together = self._together_counts(session, hub, rows)
+            return tuple(
+                replace(
+                    _change(row, undone.get(row.id)),
+                    together=together.get((row.at, row.by, row.what), 1),
+                )
+                for row in rows
+            )
+
+    def _together_counts(
+        self, session: Session, hub: str, rows: Sequence[ChangeRow]
+    ) -> dict[tuple[float, str, str], int]:
+        """How many lines were written at once with these; a table of grants writes many."""
+        key = (ChangeRow.at, ChangeRow.by, ChangeRow.what)
+        found = session.execute(
+            select(*key, func.count())
+            .where(ChangeRow.hub == hub, ChangeRow.what == "grant")
+            .where(ChangeRow.at.in_({row.at for row in rows}))
+            .group_by(*key)
+        )
+        return {(at, by, what): count for at, by, what, count in found}
 
     def _undone(self, session: Session, ids: Sequence[int]) -> dict[int, int]:
         """What took back which of these, by id."""

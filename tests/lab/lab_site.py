@@ -107,7 +107,14 @@ class Stream:
         self._answer.close()
 
     async def next(self, timeout_s: float = 5.0) -> tuple[str, str, Any]:
-        return await asyncio.wait_for(self._next(), timeout_s)
+        """The next message, but for those that only say that the stream lives."""
+        return await asyncio.wait_for(self._next_news(), timeout_s)
+
+    async def _next_news(self) -> tuple[str, str, Any]:
+        name, number, data = await self._next()
+        while name == "alive":
+            name, number, data = await self._next()
+        return name, number, data
 
     async def _next(self) -> tuple[str, str, Any]:
         name, number, data = "message", "", None

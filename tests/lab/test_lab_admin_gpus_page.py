@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import lab_pages as pages
+import pytest
 import pytest_asyncio
 from lab_browser import MARKS, expect, new_page, run_browser
 from lab_fakes import ENTER, HUB
@@ -19,7 +20,7 @@ from lab_site import Site, run_site
 from pytorch_spawner.core.gpus import Inventory
 from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.metering import Sample
-from pytorch_spawner.lab import feed
+from pytorch_spawner.lab import feed, live
 from pytorch_spawner.ledger.store import Ledger
 
 pytestmark = MARKS
@@ -701,3 +702,36 @@ async def test_64_gpus_and_2000_users_stay_usable(lab: Site, tab: Any) -> None:
     assert time.monotonic() - began < 3
     names = tab.locator("datalist option")
     await expect(names).to_have_count(1)
+
+
+async def test_a_page_that_only_looks_says_that_its_login_ended_and_goes_on_after_the_next(
+    lab: Site, tab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "RECHECK_S", 0.2)
+    monkeypatch.setattr(live, "KEEP_ALIVE_S", 0.2)
+    await open_as(lab, tab, "admin", "gpus")
+    await expect(gpu_row(tab, 1)).to_contain_text("Free")
+    model = pages.end_session(lab, "admin")
+    notice = tab.locator("#admin-notice")
+    await expect(notice).to_contain_text("Your session has ended")
+    lab.hub.models["admin"] = model
+    lab.hub.browser_user_token = "admin"
+    async with tab.context.expect_page() as opened:
+        await notice.get_by_role("link", name="Log in again").click()
+    await expect((await opened.value).get_by_role("table", name="GPUs")).to_be_visible()
+    await tab.evaluate("dispatchEvent(new Event('online'))")
+    await expect(notice).to_have_text("")
+    await lab.send("PATCH", f"api/gpus/{GPUS[1].uuid}", {"drained": "Fan"})
+    await expect(gpu_row(tab, 1)).to_contain_text("Drained")
+
+
+async def test_a_stream_that_says_nothing_for_half_a_minute_is_asked_for_anew(
+    lab: Site, tab: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "KEEP_ALIVE_S", 600.0)
+    await tab.clock.install()
+    await open_as(lab, tab, "admin", "gpus")
+    await expect(gpu_row(tab, 1)).to_contain_text("Free")
+    async with tab.expect_request("**/api/live*"):
+        await tab.clock.fast_forward(40_000)
+        await tab.clock.run_for(6_000)

@@ -118,6 +118,14 @@ def test_the_log_is_read_in_pages_and_searched(ledger):
     assert [one.by for one in ledger.changes(HUB, 2, before=newest[-1].id)] == ["by3", "by2"]
     assert [one.subject for one in ledger.changes(HUB, search="G3")] == ["g3"]
     assert ledger.changes(HUB, search="100%") == ()
+    assert [one.by for one in ledger.changes(HUB, search="forbidden")] == ["eve"]
+
+
+def test_lines_of_one_change_know_how_many_they_are_also_when_one_is_looked_for(ledger):
+    write(ledger, *(Grant(f"g{number}") for number in range(4)))
+    write(ledger, *(Grant(f"g{number}") for number in range(5)))
+    assert [one.together for one in ledger.changes(HUB, search="g2")] == [4]
+    assert [one.together for one in ledger.changes(HUB, 1)] == [1]
 
 
 def test_a_line_that_decides_nothing_wakes_no_scheduler(ledger):

@@ -28,7 +28,7 @@ export function differences(before, after) {
       before: valueWords(key, one[key]),
       after: valueWords(key, other[key]),
     }))
-    .filter((row) => row.before !== row.after);
+    .filter(({ key }) => JSON.stringify(one[key] ?? "") !== JSON.stringify(other[key] ?? ""));
 }
 
 function asObject(value) {
@@ -39,7 +39,7 @@ function asObject(value) {
 export function valueWords(key, value) {
   if (value === null || value === undefined || value === "") return UNSET;
   if (typeof value === "boolean") return value ? "yes" : "no";
-  if (key === "max_lease_s") return `${Math.round(value / 360) / 10} h`;
+  if (key === "max_lease_s") return value % 360 === 0 ? `${value / 3600} h` : `${Math.round(value / 6) / 10} min`;
   if (DATES.includes(key)) {
     const date = typeof value === "number" ? new Date(value * 1000) : new Date(value);
     return Number.isNaN(date.getTime()) ? String(value) : date.toLocaleString();

@@ -16,7 +16,7 @@ export function menuOf(page, gpu, opener) {
     gpu.drained ? entry("Return to service…", returnToService) : entry("Drain…", drain),
     entry("Change mode…", changeMode),
     entry("Move to pool…", movePool),
-    ...(gpu.pins ?? []).map((one) => entry(`Unpin from ${subjectWords(one)}…`, () => unpin(page, gpu, one, opener))),
+    ...(gpu.pins ?? []).filter(isOurs).map((one) => entry(`Unpin from ${subjectWords(one)}…`, () => unpin(page, gpu, one, opener))),
     ...gpu.holders
       .filter(({ kept_until: kept }) => kept === null || kept === undefined)
       .map((holder) =>
@@ -40,11 +40,8 @@ function holdersWords({ leases }) {
 }
 
 async function undo(page, change) {
+  // The stream looks at once after a change and after its undo, and tells both.
   await page.api.call("POST", `log/${change}/undo`);
-  // The stream tells what differs from what it told last: a change that is taken back before its
-  // next look at the ledger is nothing to it, but this page shows it already.
-  const { data } = await page.api.call("GET", "gpus");
-  data.gpus.forEach(page.merge);
 }
 
 function tellDone(page, said, change) {
@@ -343,6 +340,8 @@ function tellFaults(subject, { problems = [], faults = [] }) {
 }
 
 function pinLine(page, gpu, one, onGone) {
+  const words = `It is pinned to ${subjectWords(one)} already.`;
+  if (!isOurs(one)) return h("div", { class: "alert alert-info py-2" }, words);
   const button = h("button", { type: "button", class: "btn btn-sm btn-outline-contrast ms-2" }, "Unpin");
   button.setAttribute("aria-label", `Unpin from ${subjectWords(one)}`);
   const fault = h("div", { class: "lab-problem", role: "alert" });
@@ -356,11 +355,16 @@ function pinLine(page, gpu, one, onGone) {
       button.removeAttribute("aria-disabled");
     }
   });
-  return h("div", { class: "alert alert-info py-2" }, `It is pinned to ${subjectWords(one)} already.`, button, fault);
+  return h("div", { class: "alert alert-info py-2" }, words, button, fault);
+}
+
+// What the configuration or a group pins is changed there.
+function isOurs({ source }) {
+  return source === "ledger";
 }
 
 async function removePin(page, gpu, one) {
-  const { data } = await page.api.call("DELETE", `grants/${encodeURIComponent(one.id)}`, { etag: "*" });
+  const { data } = await page.api.call("DELETE", `grants/${encodeURIComponent(one.id)}`, { etag: one.etag });
   tellDone(page, `${nameOf(gpu)} is not pinned to ${subjectWords(one)} any more.`, data.change);
 }
 
@@ -368,7 +372,10 @@ function unpin(page, gpu, one, opener) {
   openPanel({
     title: `Unpin ${nameOf(gpu)} from ${subjectWords(one)}`,
     opener,
-    body: text(`The grant ${one.id} is removed. The GPU is then for all whose grants cover pool ${gpu.pool}.`),
+    body: text(
+      `The grant ${one.id} is removed${one.gpus > 1 ? `, which pins ${one.gpus} GPUs in all` : ""}. `,
+      `The GPU is then for all whose grants cover pool ${gpu.pool}.`,
+    ),
     save: { label: "Unpin", run: () => removePin(page, gpu, one) },
   });
 }

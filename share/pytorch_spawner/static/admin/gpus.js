@@ -242,7 +242,11 @@ function drawCharts(page) {
 }
 
 function tick(page) {
-  for (const row of page.rows.values()) row.tick();
+  for (const [uuid, row] of page.rows) {
+    row.tick();
+    // What is not told holds: otherwise a jump after a quiet while is drawn as a slope.
+    if (row.gpu.sample) remember(page, uuid, page.live.now(), row.gpu.sample);
+  }
   drawCharts(page);
 }
 

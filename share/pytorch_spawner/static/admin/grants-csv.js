@@ -100,10 +100,12 @@ export function openImport(site) {
     const { data } = await site.api.call("PUT", `grants${query}`, { body: page.text, type: TYPE, etag: page.etag });
     site.onSaved();
     const { length } = data.changes ?? [];
+    const undo = length ? () => site.api.call("POST", `log/${data.changes[0]}/undo`).then(() => undefined) : undefined;
     toast(
       length
-        ? `Imported: ${plural(length, "grant")} changed. The log can undo each.`
+        ? `Imported: ${plural(length, "grant")} changed.`
         : "Imported: nothing was different.",
+      { undo },
     );
     return true;
   }

@@ -25,7 +25,7 @@ export function stateBox(again) {
     refused(error) {
       const close = h("button", { type: "button", class: "btn-close ms-auto", "aria-label": "Close" });
       close.addEventListener("click", () => notice.replaceChildren());
-      const words = h("div", {}, ...(error.needsLogin ? loggedOut() : [`Nothing was changed. ${sentence(error)}`]));
+      const words = h("div", {}, ...(error.needsLogin ? loggedOut() : [`${outcome(error, "Nothing was changed.")} ${sentence(error)}`]));
       notice.replaceChildren(h("div", { class: "alert alert-warning d-flex gap-2", role: "alert" }, words, close));
       notice.scrollIntoView({ block: "nearest" });
     },
@@ -47,6 +47,11 @@ function troubleWords(error, again) {
 function loggedOut() {
   const link = h("a", { href: location.href, class: "alert-link" }, "Log in again");
   return ["Your session has ended. ", link, " to go on here; nothing was changed."];
+}
+
+// An answer that never came may be that of a change that was made.
+export function outcome(error, said) {
+  return error.status === 0 || error.status >= 500 ? "It is not known whether this was done; look before you repeat it." : said;
 }
 
 export function sentence(error) {

@@ -4,9 +4,12 @@ import { h } from "../dom.js";
 import { clock } from "../said.js";
 import { connectApi, loginLink, proof } from "./api.js";
 
-const EVENTS = ["snapshot", "gpus", "samples", "queue", "grants", "counts"];
+const EVENTS = ["snapshot", "gpus", "samples", "queue", "grants", "counts", "alive"];
 const TELL_AFTER_MS = 5000;
 const LONGEST_PAUSE_S = 30;
+// The service says something every ten seconds; a proxy or a network may hold it back unsaid.
+const SILENCE_MS = 30_000;
+const LOOK_MS = 5_000;
 // A browser gives an address six connections in all: a page that nobody sees lets go of its own.
 const HIDDEN_MS = 60_000;
 
@@ -22,10 +25,14 @@ export function follow(config, handlers) {
     attempts: 0,
     retry: 0,
     telling: 0,
+    resting: 0,
+    heardAt: Date.now(),
+    isResting: false,
     isOver: false,
   };
   connect(page);
-  addEventListener("online", () => connect(page));
+  setInterval(() => listen(page), LOOK_MS);
+  addEventListener("online", () => page.isResting || connect(page));
   document.addEventListener("visibilitychange", () => rest(page));
   return { now: () => Date.now() / 1000 + page.offset, close: () => end(page) };
 }
@@ -34,6 +41,7 @@ function connect(page) {
   if (page.isOver) return;
   clearTimeout(page.retry);
   page.source?.close();
+  page.heardAt = Date.now();
   const source = new EventSource(`${page.config.apiUrl}live?_xsrf=${encodeURIComponent(proof())}`);
   page.source = source;
   for (const name of EVENTS) {
@@ -52,7 +60,15 @@ function connect(page) {
   };
 }
 
+function listen(page) {
+  if (!page.source || page.isOver || Date.now() - page.heardAt < SILENCE_MS) return;
+  page.heardAt = Date.now();
+  lost(page, false);
+  connect(page);
+}
+
 function take(page, name, data) {
+  page.heardAt = Date.now();
   if (name === "snapshot") {
     page.offset = data.now - Date.now() / 1000;
     back(page);
@@ -145,6 +161,8 @@ function rest(page) {
   if (document.hidden) {
     page.resting = setTimeout(() => {
       clearTimeout(page.retry);
+      clearTimeout(page.telling);
+      page.telling = 0;
       page.source?.close();
       page.source = null;
       page.isResting = true;

@@ -208,8 +208,11 @@ function act(page, action, row) {
 
 async function setBoost(page, row, boost, etag) {
   const { data } = await page.api.call("PATCH", path(row), { body: { boost }, etag });
+  // Pressed again before the list is there anew, it goes on from here.
+  const was = row.boost;
+  Object.assign(row, data.waiting ?? {});
   page.load({ quiet: true });
-  toast(`${label(row)}: boost ${signed(boost)} (was: ${signed(row.boost)}).`, {
+  toast(`${label(row)}: boost ${signed(boost)} (was: ${signed(was)}).`, {
     undo: data.change ? () => undo(page, data.change) : undefined,
   });
 }

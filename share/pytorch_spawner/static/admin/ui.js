@@ -313,6 +313,7 @@ export function toast(text, { undo } = {}) {
   const hold = () => clearTimeout(item.timer);
   const wait = () => {
     hold();
+    if (item.isBusy) return;
     item.timer = setTimeout(() => dismiss(item), undoable.includes(item) ? TOAST_MS : PLAIN_TOAST_MS);
   };
   item.wait = wait;
@@ -324,7 +325,8 @@ export function toast(text, { undo } = {}) {
   button?.addEventListener("click", () => takeBack(item));
   if (undo) undoable.push(item);
   toasts.push(item);
-  if (toasts.length > MOST_TOASTS) dismiss(toasts[0]);
+  const oldest = toasts.find(({ isBusy }) => !isBusy);
+  if (toasts.length > MOST_TOASTS && oldest !== item) dismiss(oldest);
   region.append(node);
   wait();
   return { close: () => dismiss(item) };
@@ -345,6 +347,8 @@ function forget(item) {
 async function takeBack(item) {
   if (!undoable.includes(item)) return;
   forget(item);
+  item.isBusy = true;
+  clearTimeout(item.timer);
   const { said, button, cross } = item;
   const hadFocus = document.activeElement === button;
   button.setAttribute("aria-disabled", "true");
@@ -354,9 +358,11 @@ async function takeBack(item) {
     said.textContent = typeof result === "string" ? result : `Undone: ${said.textContent}`;
   } catch (error) {
     item.node.classList.add("lab-toast-bad");
-    said.textContent = `Not undone. ${error.message || "The lab did not answer."}`;
+    const isUnknown = error.status === 0 || error.status >= 500;
+    said.textContent = `${isUnknown ? "It is not known whether this was undone." : "Not undone."} ${error.message || "The lab did not answer."}`;
     if (error.needsLogin) said.append(" ", loginLink());
   }
+  item.isBusy = false;
   if (hadFocus) cross.focus();
   button.remove();
   if (!hadFocus) item.wait();
@@ -364,7 +370,8 @@ async function takeBack(item) {
 
 document.addEventListener("keydown", (event) => {
   const isUndo = (event.ctrlKey || event.metaKey) && !event.shiftKey && event.key.toLowerCase() === "z";
-  if (!isUndo || event.target.closest?.("input, textarea, select, dialog") || undoable.length === 0) return;
+  // A key that is held down is one undo.
+  if (!isUndo || event.repeat || event.target.closest?.("input, textarea, select, dialog") || undoable.length === 0) return;
   event.preventDefault();
   takeBack(undoable.at(-1));
 });

@@ -159,14 +159,9 @@ function figure(value) {
   return value.toLocaleString("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 }
 
-function perDay({ days, rows }) {
-  const busyOf = (place) => rows.map((row) => row.days[place]?.busy_h ?? null).filter((value) => value !== null);
-  const sum = (values) => values.reduce((all, value) => all + value, 0);
-  return {
-    days,
-    held: days.map((_, place) => sum(rows.map((row) => row.days[place]?.held_h ?? 0))),
-    busy: days.map((_, place) => (busyOf(place).length ? sum(busyOf(place)) : null)),
-  };
+// The sums are of all, also of those beyond the rows that are shown.
+function perDay({ days, sums }) {
+  return { days, held: sums.map(({ held_h }) => held_h), busy: sums.map(({ busy_h }) => busy_h) };
 }
 
 const COLUMNS = [

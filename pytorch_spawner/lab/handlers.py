@@ -221,6 +221,8 @@ def _explain(error: BaseException | None, status: int) -> tuple[str, str]:
         403: "You may not see this.",
         404: "There is no such page.",
         405: "This address takes no such request.",
+        # What JupyterHub's own client raises when the hub does not say whose a token is.
+        502: "The hub does not answer just now; try again in a moment.",
     }.get(status, "Something went wrong here; the service's log says what.")
 
 

@@ -714,14 +714,14 @@ async def test_a_page_that_only_looks_says_that_its_login_ended_and_goes_on_afte
     model = pages.end_session(lab, "admin")
     notice = tab.locator("#admin-notice")
     await expect(notice).to_contain_text("Your session has ended")
-    lab.hub.models["admin"] = model
-    lab.hub.browser_user_token = "admin"
+    lab.hub.models["admin-anew"] = model
+    lab.hub.browser_user_token = "admin-anew"
     async with tab.context.expect_page() as opened:
         await notice.get_by_role("link", name="Log in again").click()
     await expect((await opened.value).get_by_role("table", name="GPUs")).to_be_visible()
     await tab.evaluate("dispatchEvent(new Event('online'))")
     await expect(notice).to_have_text("")
-    await lab.send("PATCH", f"api/gpus/{GPUS[1].uuid}", {"drained": "Fan"})
+    await lab.send("PATCH", f"api/gpus/{GPUS[1].uuid}", {"drained": "Fan"}, token="second")
     await expect(gpu_row(tab, 1)).to_contain_text("Drained")
 
 

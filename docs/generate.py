@@ -101,7 +101,7 @@ def routes_page() -> str:
         "# The API, route by route",
         "",
         "Written from the code by `make docs`. The bodies are in `/services/lab/api/openapi.json`",
-        "(OpenAPI 3.1), which needs no login. \"yes\" says that the role may; the roles are",
+        '(OpenAPI 3.1), which needs no login. "yes" says that the role may; the roles are',
         "explained in [the lab service](api.md#rights).",
         "",
         "| route | method | what | student | instructor | viewer | admin |",

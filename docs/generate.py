@@ -120,6 +120,8 @@ def _who(who: str) -> tuple[bool, bool, bool, bool]:
     return {
         auth.VIEW: (False, False, True, True),
         auth.ADMIN: (False, False, False, True),
+        auth.INSTRUCT: (False, True, False, True),
+        openapi.CACHES: (False, True, True, True),
         openapi.SERVER: (False, False, False, False),
         openapi.OWNER: (True, True, True, True),
     }.get(who, (True, True, True, True))

@@ -142,11 +142,16 @@ class ContainerSpawner(LabTraits):
             ),
             "/etc/group": (identity.group_with(names[1], who, self.login).encode(), 0o644),
         }
+        files.update(await self.extra_files())
         if self.ca_bundle:
             files[plan.CA_PATH] = (await asyncio.to_thread(Path(self.ca_bundle).read_bytes), 0o444)
         await self._call(engine.put_files, self.object_id, files)
         reach("files-copied")
         await super().start_object()
+
+    async def extra_files(self) -> dict[str, tuple[bytes, int]]:
+        """What else is copied in before the start: path -> (content, mode)."""
+        return {}
 
     async def remove_object(self) -> None:
         """Remove the container and wait until its name is free again."""

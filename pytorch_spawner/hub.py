@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pytorch_spawner.core.warmcache import WARMER
 from pytorch_spawner.lab.paths import hub_templates_dir
 
 SERVICE = "lab"
@@ -25,6 +26,9 @@ _SCOPES = [
     "list:groups",
     "read:servers",
     "delete:servers",
+    # Warm caches are built in servers of an account of the service's own.
+    f"admin:users!user={WARMER}",
+    f"servers!user={WARMER}",
 ]
 
 
@@ -37,6 +41,7 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
     base_url: str = "/",
     reconcile_s: float = 30.0,
     warn_s: float = 600.0,
+    warm_cache_gib: float = 20.0,
     client_kwargs: dict[str, Any] | None = None,
 ) -> None:
     """Add spawner, service, roles and templates to a hub's configuration.
@@ -51,6 +56,7 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
         base_url: The hub's own ``JupyterHub.base_url``.
         reconcile_s: Seconds between two reconciles.
         warn_s: Seconds before a lease's end at which its student is warned.
+        warm_cache_gib: Most GiB of published warm caches; beyond it those used longest ago go.
         client_kwargs: How hub and service reach the engine (docker-py's APIClient); None means as
             the environment says (DOCKER_HOST).
     """
@@ -87,6 +93,7 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
                 "PYTORCH_SPAWNER_HUB_ID": hub_id,
                 "PYTORCH_SPAWNER_RECONCILE_S": str(reconcile_s),
                 "PYTORCH_SPAWNER_WARN_S": str(warn_s),
+                "PYTORCH_SPAWNER_WARM_CACHE_GIB": str(warm_cache_gib),
                 "PYTORCH_SPAWNER_CLIENT_KWARGS": json.dumps(client_kwargs or {}),
                 **{
                     name: os.environ[name]

@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
@@ -82,6 +82,8 @@ class Lab:
         self._injection: tuple[float, plan.Injection] | None = None
         self._names: dict[str, tuple[str, str]] = {}
         self._agent = b""
+        self._prepulled: set[str] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @classmethod
     def of(cls, ledger_url: str, hub: str, client_kwargs: Mapping[str, Any]) -> Lab:
@@ -164,6 +166,20 @@ class Lab:
         if not self._agent:
             self._agent = bundle.build(None)
         return self._agent
+
+    def prepull(self, images: Iterable[str], pull: Callable[[str], Awaitable[None]]) -> None:
+        """Pull images in the background, one after the other; those named before are done."""
+        new = [image for image in dict.fromkeys(images) if image not in self._prepulled]
+        self._prepulled.update(new)
+
+        async def run() -> None:
+            for image in new:
+                await pull(image)
+
+        if new:
+            task = asyncio.create_task(run(), name="prepull")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
 
     # -- how many start at once -----------------------------------------------------------------
 

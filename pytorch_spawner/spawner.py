@@ -20,7 +20,6 @@ from traitlets import default
 
 from pytorch_spawner.adapters import engine
 from pytorch_spawner.adapters.hub import StartRefused
-from pytorch_spawner.container import ContainerSpawner
 from pytorch_spawner.core import identity, plan, request
 from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.tickets import Wait, describe_place
@@ -37,11 +36,12 @@ from pytorch_spawner.failpoints import reach
 from pytorch_spawner.form import render_form
 from pytorch_spawner.ledger.store import Start
 from pytorch_spawner.rules import gpu_spec, rules_of, trusted_image
+from pytorch_spawner.warming import Warm, WarmingSpawner
 
 _JOURNAL_POLL_S = 0.25
 
 
-class PyTorchSpawner(ContainerSpawner):
+class PyTorchSpawner(WarmingSpawner):
     """Starts a PyTorch container per server: GPUs by UUID, non-root uid, own home, warm compile."""
 
     @default("options_form")
@@ -76,6 +76,7 @@ class PyTorchSpawner(ContainerSpawner):
             default_gpus=min(self.default_gpus, most),
             shares=request.shares_of(inventory),
             pools=inventory.pools,
+            courses=await self.courses(),
             on_busy=self.on_busy,
             granted=await self._granted() if most else None,
         )
@@ -104,8 +105,10 @@ class PyTorchSpawner(ContainerSpawner):
         if wanted is None:
             raise RuntimeError("apply_user_options left no request")
         self._is_up = self._was_asked_to_stop = self._has_exited_well = False
+        self._prepull()
         async with self._failures_told():
             await self._begin(wanted)
+            await self.take_build()
             reach("start-written")
             await self._tell("requested", "Your server is being prepared.", warmup=self.warmup)
             self._leased = await self._take_gpus(wanted)
@@ -237,9 +240,10 @@ class PyTorchSpawner(ContainerSpawner):
             raise RuntimeError("start() without run_pre_spawn_hook()")
         self.image = wanted.image
         who = await self._identity()
-        volumes = await self._prepare_places(who)
-        reach("home-ready")
         leased = self._leased
+        warm = await self.choose_warm(wanted.course, leased.gpus[0] if leased else None)
+        volumes = await self._prepare_places(who, warm)
+        reach("home-ready")
         injection = (
             await self.lab.in_lane(self.object_name, self.lab.injection)
             if leased
@@ -268,15 +272,21 @@ class PyTorchSpawner(ContainerSpawner):
                     "models": list(self.warmup_models),
                     "modes": list(self.warmup_modes),
                     "deadline_s": self.warmup_deadline_s,
-                }
+                },
+                **warm.agent,
             },
             volumes=volumes,
             memory_limit=await self._limit(leased),
+            read_only=warm.read_only,
+            environment={
+                "PYTORCH_SPAWNER_STANDBY": str(self.standby_kernels),
+                **warm.environment,
+            },
         )
         return plan.build(subject, wanted, leased.gpus if leased else (), injection, site)
 
     def _events_url(self) -> str:
-        if not self.lab_url:
+        if not self.lab_url or self._build is not None:
             return ""
         user = self.user.escaped_name
         return f"{self.lab_url.rstrip('/')}/api/servers/{user}/{self.name}/events"
@@ -291,20 +301,12 @@ class PyTorchSpawner(ContainerSpawner):
         if said is None and self.uid_from_passwd:
             said = await self.lab.passwd_identity(self.user.name)
         return await self.lab.identity_of(
-            self.user.name, said, self.uid_range, self._home(), self.object_name
+            self.user.name, said, self.uid_range, self.home_place(), self.object_name
         )
 
-    def _home(self) -> engine.Place:
-        owner = identity.slug(self.user.name)
-        if self.home_root:
-            return engine.Place(root=self.home_root, name=owner)
-        return engine.Place(volume=f"{self.hub_id}-home-{owner}")
-
-    async def _prepare_places(self, who: identity.Identity) -> dict[str, str]:
+    async def _prepare_places(self, who: identity.Identity, warm: Warm) -> dict[str, str]:
         """Make home and compile cache where they are missing; return what to mount where."""
-        owner = identity.slug(self.user.name)
-        home = self._home()
-        cache = engine.Place(volume=f"{self.hub_id}-cache-{owner}")
+        home, cache = self.home_place(), self.cache_place(warm)
         helper = trusted_image(self)
         made = await self.lab.prepare(
             (home, cache), who, helper, self.object_name, pull=lambda: self.pull_image(helper)
@@ -312,6 +314,18 @@ class PyTorchSpawner(ContainerSpawner):
         if made:
             await self._tell("home", "Your home directory is ready.")
         return {home.source: self.home_path, cache.source: plan.CACHE_DIR}
+
+    def _prepull(self) -> None:
+        """Once a process: fetch what the lab offers, so that nobody waits for a pull later."""
+        if self.prepull and self.pull_policy.lower() not in ("never", "skip"):
+            self.lab.prepull([self.image, *self.images.values()], self._pull_quietly)
+
+    async def _pull_quietly(self, image: str) -> None:
+        try:
+            with engine.translated():
+                await self.pull_image(image)
+        except LabError as error:
+            self.log.warning("the image %s was not pulled beforehand: %s", image, error)
 
     # -- the end --------------------------------------------------------------------------------
 
@@ -358,7 +372,7 @@ class PyTorchSpawner(ContainerSpawner):
             self.user.name,
             self.name,
             self._start,
-            keep_s=self.keep_after_crash_s if has_crashed else 0.0,
+            keep_s=self.keep_after_crash_s if has_crashed and not self.is_warmer else 0.0,
         )
         reach("lease-released")
 

@@ -376,6 +376,55 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
         """,
     )
 
+    warm_caches = Bool(
+        True,
+        config=True,
+        help="""
+        Give a start the lab's published warm cache (``pytorch-spawner cache``) that fits its
+        image, GPU, driver and course. Default: True. It is copied in the background; without one
+        the plain warm-up runs.
+
+        Example: ``c.PyTorchSpawner.warm_caches = False``
+        """,
+    )
+
+    warmer_network = Unicode(
+        "",
+        config=True,
+        help="""
+        Docker network of the containers that build warm caches. Empty (default): one of their own
+        without a way out, which the hub makes; it must then run on the engine's host. A suite that
+        asks for the network (``network: true``) gets the one that students have.
+
+        Example: ``c.PyTorchSpawner.warmer_network = "builders"``
+        """,
+    )
+
+    standby_kernels = Integer(
+        1,
+        min=0,
+        max=4,
+        config=True,
+        help="""
+        Kernels that wait in each server with PyTorch already imported, so that a new notebook
+        begins at once; each takes about 0.4 GiB of the server's memory, and none waits where memory
+        is short. Default: 1. 0: none. For images that have them, as the lab's own do.
+
+        Example: ``c.PyTorchSpawner.standby_kernels = 0``
+        """,
+    )
+
+    prepull = Bool(
+        True,
+        config=True,
+        help="""
+        Pull the images on offer in the background when the hub begins to start servers, so that no
+        student waits for a pull. Default: True. ``pull_policy = "never"`` turns it off as well.
+
+        Example: ``c.PyTorchSpawner.prepull = False``
+        """,
+    )
+
     ask_options = Enum(
         ["auto", "always", "never"],
         "auto",

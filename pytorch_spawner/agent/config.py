@@ -31,6 +31,25 @@ class Gpu:
 
 
 @dataclass(frozen=True)
+class WarmCache:
+    """A published cache to copy from before anything compiles.
+
+    Attributes:
+        id: Of the cache.
+        digest: SHA-256 of its manifest, in hex.
+        path: Where it is mounted, read-only.
+        name: Of the suite it was built from, for people.
+        targets: (name, cold seconds, warm seconds) as measured when it was built.
+    """
+
+    id: str
+    digest: str
+    path: str
+    name: str = ""
+    targets: Tuple[Tuple[str, Optional[float], Optional[float]], ...] = ()
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything the agent can be told.
 
@@ -46,6 +65,8 @@ class Config:
         warmup_deadline_s: After so many seconds the warm-up is stopped.
         check_deadline_s: After so many seconds a check with PyTorch counts as hung.
         shm_expected_mib: The size ``/dev/shm`` should have.
+        warm_cache: What the lab has compiled for this start; ``None`` when nothing.
+        why_no_cache: Why there is none, as a sentence; "" when nobody expects one.
     """
 
     start: str = ""
@@ -59,6 +80,8 @@ class Config:
     warmup_deadline_s: float = 600.0
     check_deadline_s: float = 60.0
     shm_expected_mib: int = 1024
+    warm_cache: Optional[WarmCache] = None
+    why_no_cache: str = ""
 
     @property
     def real_gpus(self) -> Tuple[Gpu, ...]:
@@ -106,7 +129,42 @@ def parse(text: Optional[str]) -> Tuple[Config, str]:
         warmup_deadline_s=_positive(warmup.get("deadline_s"), default.warmup_deadline_s),
         check_deadline_s=_positive(checks.get("deadline_s"), default.check_deadline_s),
         shm_expected_mib=int(_positive(said.get("shm_expected_mib"), default.shm_expected_mib)),
+        warm_cache=_warm_cache(said.get("warm_cache")),
+        why_no_cache=_text(said.get("why_no_cache"), default.why_no_cache)[:300],
     ), ""
+
+
+def build_job(text: Optional[str]) -> Optional[Dict[str, Any]]:
+    """The job of a warmer's container; ``None`` where the configuration has none."""
+    try:
+        said = json.loads(text or "")
+    except (ValueError, RecursionError):
+        return None
+    job = said.get("build") if isinstance(said, dict) else None
+    return job if isinstance(job, dict) and isinstance(job.get("suite"), dict) else None
+
+
+def _warm_cache(value: Any) -> Optional[WarmCache]:
+    said = _dict(value)
+    needed = {name: _text(said.get(name), "") for name in ("id", "digest", "path")}
+    if not all(needed.values()):
+        return None
+    rows = said.get("targets")
+    return WarmCache(
+        **needed,
+        name=_text(said.get("name"), "")[:60],
+        targets=tuple(
+            (str(row[0])[:60], _seconds(row[1]), _seconds(row[2]))
+            for row in (rows if isinstance(rows, list) else [])[:_MAX_LIST]
+            if isinstance(row, list) and len(row) == 3
+        ),
+    )
+
+
+def _seconds(value: Any) -> Optional[float]:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return float(value) if math.isfinite(value) and value >= 0 else None
 
 
 def as_job(config: Config) -> Dict[str, Any]:
@@ -123,6 +181,8 @@ def from_job(job: Dict[str, Any]) -> Config:
             "gpus": None if gpus is None else tuple(Gpu(**gpu) for gpu in gpus),
             "warmup_models": tuple(job["warmup_models"]),
             "warmup_modes": tuple(job["warmup_modes"]),
+            # A process with PyTorch has no use for it.
+            "warm_cache": None,
         }
     )
 

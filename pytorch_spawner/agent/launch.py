@@ -24,6 +24,8 @@ _IGNORED_BY_PYTHON = ("SIGPIPE", "SIGXFZ", "SIGXFSZ")
 
 _USAGE = """usage: python3 agent.pyz -- COMMAND [ARGUMENT...]  run COMMAND and the checks
        python3 agent.pyz --report [--json]        run the checks and print them
+       python3 agent.pyz --build                  compile a suite, as the configuration says
+       python3 agent.pyz --seal DIRECTORY cpu|gpu make what was compiled a read-only cache
 """
 
 
@@ -43,6 +45,14 @@ def main(argv: list[str]) -> int:
         from pytorch_spawner.agent import worker
 
         return worker.main(argv[1])
+    if argv[:1] == ["--build"]:
+        from pytorch_spawner.agent import worker
+
+        return worker.build()
+    if argv[:1] == ["--seal"] and len(argv) == 3:
+        from pytorch_spawner.agent import seed
+
+        return seed.main(argv[1:])
     if argv[:1] == ["--report"]:
         from pytorch_spawner.agent import terminal
 

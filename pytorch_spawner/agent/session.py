@@ -7,9 +7,10 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping
 
-from pytorch_spawner.agent import child, diagnose, gpus
+from pytorch_spawner.agent import child, diagnose, gpus, seed
 from pytorch_spawner.agent.codes import CODES, TORCH_CODES, Outcome, done, outcome, worst
 from pytorch_spawner.agent.config import Config, as_job
 from pytorch_spawner.agent.report import Send
@@ -51,6 +52,48 @@ class Findings:
         if self.levels.get("compile") not in ("ok", "warn"):
             return "torch.compile does not work here; see the checks."
         return ""
+
+
+def take_warm_cache(config: Config, send: Send) -> bool:
+    """Copy what the lab compiled beforehand; before the checks, for a student may be quick.
+
+    Returns:
+        Whether it is there, so that nothing needs to be warmed up here.
+    """
+    cache = config.warm_cache
+    if cache is None or not config.warmup_enabled:
+        return False
+    began = time.monotonic()
+    rows = [
+        ({"id": f"warm-cache/{name}", "model": name, "mode": "default"}, cold_s, warm_s)
+        for name, cold_s, warm_s in cache.targets or ((cache.name, None, None),)
+    ]
+    told = [target for target, _, _ in rows]
+    send("warmup", {"phase": "plan", "targets": told, "device": "", "device_name": ""})
+    try:
+        done = seed.seed(Path(cache.path), Path(config.cache_dir), cache.id, cache.digest)
+    except (seed.SeedRefused, OSError, ValueError, KeyError) as error:
+        why = str(error) if isinstance(error, seed.SeedRefused) else "The warm cache is damaged"
+        # Replaced by the plain warm-up, which begins when the checks are done.
+        for target in told:
+            send("warmup", {"phase": "skipped", **target, "message": f"{why}."})
+        return False
+    how = f"{done.files} files copied in {done.seconds:.2f} s" if done.files else "there already"
+    for target, cold_s, warm_s in rows:
+        send(
+            "warmup",
+            {
+                "phase": "done",
+                **target,
+                "cold_s": cold_s,
+                "warm_s": warm_s,
+                "from_cache": True,
+                "message": f"Compiled by the lab beforehand; {how}.",
+            },
+        )
+    seconds = round(time.monotonic() - began, 3)
+    send("done", {"part": "warmup", "seconds": seconds, "level": "ok"})
+    return True
 
 
 def run_checks(config: Config, send: Send, before_torch: Callable[[], object]) -> Findings:
@@ -155,7 +198,8 @@ def run_warmup(config: Config, findings: Findings, send: Send) -> None:
         if config.warmup_enabled
     ]
     device, name = findings.device, findings.device_name
-    send("warmup", {"phase": "plan", "targets": targets, "device": device, "device_name": name})
+    plan = {"phase": "plan", "targets": targets, "device": device, "device_name": name}
+    send("warmup", {**plan, "message": config.why_no_cache})
     ends: Dict[str, str] = {}
 
     def receive(kind: str, data: Dict[str, Any]) -> None:

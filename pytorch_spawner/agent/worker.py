@@ -44,9 +44,37 @@ def _agent() -> None:
     # Imported after the log is open: what goes wrong here can be read there.
     from pytorch_spawner.agent import session
 
+    is_warm = session.take_warm_cache(config, reporter.send)
     findings = session.run_checks(config, reporter.send, lambda: wait_for_lab(os.environ))
-    session.run_warmup(config, findings, reporter.send)
+    if not is_warm:
+        session.run_warmup(config, findings, reporter.send)
     reporter.close(_LAST_REPORTS_S)
+
+
+def build() -> int:
+    """Be the warmer's container; returns the exit status."""
+    from pytorch_spawner.agent import building
+    from pytorch_spawner.agent.config import build_job
+
+    text = os.environ.get(CONFIG_ENV)
+    job = build_job(text)
+    if job is None:
+        sys.stderr.write("pytorch-spawner: the configuration holds nothing to build.\n")
+        return 2
+    # What a target inherits: everything a student's kernel has but the way into the hub.
+    kept = dict(os.environ)
+    for name in [*os.environ]:
+        if "TOKEN" in name:
+            del os.environ[name]
+    return building.main(parse(text)[0], job, kept)
+
+
+def _warm_target() -> None:
+    from pytorch_spawner.agent import building, child
+
+    job, emit = child.begin()
+    building.run_target(job, emit)
+    _leave_at_once()
 
 
 def _cuda() -> None:
@@ -87,6 +115,7 @@ ROLES: Dict[str, Callable[[], None]] = {
     "cuda": _cuda,
     "torch-checks": _torch_checks,
     "warmup": _warmup,
+    "warm-target": _warm_target,
 }
 
 

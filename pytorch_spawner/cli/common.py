@@ -34,7 +34,7 @@ class Commands(Protocol):
 def add_command(
     commands: Commands,
     name: str,
-    run: Callable[[argparse.Namespace], Said],
+    run: Callable[[argparse.Namespace], Said | int],
     text: str,
     *,
     is_action: bool = False,

@@ -19,6 +19,9 @@ def can_undo(what: str, before: Any, after: Any) -> bool:
         # What the configuration or a group says is changed there.
         either = after or before
         return isinstance(either, Mapping) and either.get("source") == "ledger"
+    if what == "cache":
+        # What starts are given; a build that was asked for or removed is no such choice.
+        return all(isinstance(one, Mapping) and "promoted_at" in one for one in (before, after))
     return what in UNDOABLE
 
 
@@ -33,6 +36,8 @@ def say_change(what: str, subject: str, before: Any, after: Any) -> str:
         if after == "removed":
             return f"Took {who} out of the queue."
         return f"Priority of {who} in the queue: {_signed(after)} (was {_signed(before)})."
+    if what == "cache":
+        return _say_cache(subject, before, after)
     if what == "server":
         why = after.get("message", "") if isinstance(after, Mapping) else ""
         said = f', saying "{why}"' if why else ""
@@ -58,6 +63,25 @@ def _say_grant(subject: str, before: Any, after: Any) -> str:
         if before.get(key) != after.get(key)
     ]
     return f"Changed the grant {subject} of {whose}: {'; '.join(parts)}."
+
+
+def _say_cache(subject: str, before: Any, after: Any) -> str:
+    either = after or before
+    if not isinstance(either, Mapping):
+        return f"Warm cache {subject}."
+    of = f"{either.get('suite', '')} ({subject})"
+    if either.get("course"):
+        of += f" for the course {either['course']}"
+    if after is None:
+        return f"Removed the warm cache {of}."
+    if after.get("is") == "asked for":
+        where = f"a GPU of {after.get('pool') or 'any pool'}" if after.get("gpus") else "the CPU"
+        return f"Asked for a warm cache: {of}, with {after.get('image', '')} on {where}."
+    if after.get("is") == "stopped":
+        return f"Stopped the build of the warm cache {of}."
+    if after.get("promoted_at") is None:
+        return f"Rolled the warm cache {of} back: starts are not given it any more."
+    return f"Promoted the warm cache {of}: starts that fit are given it."
 
 
 def _say_device(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

@@ -251,6 +251,8 @@ class Site:
         agent: The agent's settings (warm-up, checks), as JSON.
         volumes: Home and cache of this user: volume or host path -> path in the container.
         memory_limit: How the memory of slots is limited.
+        read_only: Like ``volumes``, but nothing in the container may write them.
+        environment: Variables beside those that every container gets.
     """
 
     limits: Limits
@@ -259,6 +261,8 @@ class Site:
     agent: Mapping[str, Any]
     volumes: Mapping[str, str]
     memory_limit: MemoryLimit = field(default_factory=MemoryLimit)
+    read_only: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_slots(holdings: Sequence[Holding]) -> str:
@@ -319,8 +323,8 @@ def build(
         # "nocopy": a volume that is still empty would take over the owner (root) of the mount point
         # that Docker makes in the image, and undo what the helper container prepared.
         volumes={
-            source: {"bind": path, "mode": "rw" if source.startswith("/") else "rw,nocopy"}
-            for source, path in {**site.volumes, **site.memory_limit.mounts}.items()
+            **_mounts({**site.volumes, **site.memory_limit.mounts}, "rw"),
+            **_mounts(site.read_only, "ro"),
         },
         device_requests=_device_requests(gpus, injection),
         host_config={
@@ -336,6 +340,13 @@ def build(
     )
     labels[LABEL + "config"] = digest(plan)
     return plan
+
+
+def _mounts(places: Mapping[str, str], mode: str) -> dict[str, dict[str, str]]:
+    return {
+        source: {"bind": path, "mode": mode if source.startswith("/") else f"{mode},nocopy"}
+        for source, path in places.items()
+    }
 
 
 def digest(plan: ContainerPlan) -> str:
@@ -425,6 +436,7 @@ def _environment(
         ),
     }
     environment.update(site.memory_limit.environment)
+    environment.update(site.environment)
     if site.limits.cpus:
         # A CFS quota does not change sched_getaffinity, from which inductor counts its compile
         # workers: 32 of them in a small cgroup end in an out-of-memory kill.

@@ -107,6 +107,15 @@ async def watch_leases(settings: LabSettings, ledger: Ledger) -> None:
         await watch_forever(settings, ledger)
 
 
+async def build_caches(settings: LabSettings, ledger: Ledger) -> None:
+    """Build the warm caches that are asked for, for ever; off together with the reconcile."""
+    from pytorch_spawner.lab.warmer import Warmer
+    from pytorch_spawner.ledger.store import Ledger as Store
+
+    if settings.reconcile_s > 0 and isinstance(ledger, Store):
+        await Warmer(settings, ledger).run()
+
+
 async def serve(settings: LabSettings, parent: int) -> None:
     """Serve until told to stop or orphaned."""
     ledger = await asyncio.to_thread(open_ledger, settings)
@@ -121,6 +130,7 @@ async def serve(settings: LabSettings, parent: int) -> None:
         asyncio.create_task(reconcile(settings), name="reconcile"),
         asyncio.create_task(watch_leases(settings, ledger), name="lifetime"),
         asyncio.create_task(lab.meter.run(), name="meter"),
+        asyncio.create_task(build_caches(settings, ledger), name="warmer"),
     ]
     for task in background:
         task.add_done_callback(_tell)

@@ -50,6 +50,11 @@ def is_instructor(model: Mapping[str, Any]) -> bool:
     return not scopes_of(model).isdisjoint({INSTRUCT, ADMIN})
 
 
+def may_see_caches(model: Mapping[str, Any]) -> bool:
+    """Whether the token may see the warm caches."""
+    return is_viewer(model) or is_instructor(model)
+
+
 def owner_name(model: Mapping[str, Any]) -> str:
     """Whose servers, leases and places are the token's own; "" for a service, which has none.
 

@@ -281,6 +281,13 @@ class ApiHandler(LabHandler):
             await self.refuse(model, "forbidden", f"This needs the scope {auth.ADMIN}.")
         return model
 
+    async def require_instructor(self) -> dict[str, Any]:
+        """The model of somebody who may manage courses; others go into the log."""
+        model = await self.require_model()
+        if not auth.is_instructor(model):
+            await self.refuse(model, "forbidden", f"This needs the scope {auth.INSTRUCT}.")
+        return model
+
     async def refuse(self, model: Mapping[str, Any], code: str, message: str) -> NoReturn:
         """Answer 403, and where somebody tried to change something, note who.
 

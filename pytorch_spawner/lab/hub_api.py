@@ -15,8 +15,14 @@ _TIMEOUT_S = 20.0
 _PAGE = 200
 
 
-async def ask(settings: LabSettings, path: str, method: str = "GET", accept: str = "") -> bytes:
-    """Send one request; ``path`` is below the API and quoted already.
+async def ask(
+    settings: LabSettings,
+    path: str,
+    method: str = "GET",
+    accept: str = "",
+    body: bytes | None = None,
+) -> bytes:
+    """Send one request; ``path`` is below the API and quoted already, ``body`` is JSON.
 
     Raises:
         HTTPClientError: The hub refused; ``code`` is its status, 599 where it did not answer.
@@ -29,6 +35,7 @@ async def ask(settings: LabSettings, path: str, method: str = "GET", accept: str
             f"{settings.hub_api_url}/{path}",
             method=method,
             headers=headers,
+            body=body,
             request_timeout=_TIMEOUT_S,
         )
     )

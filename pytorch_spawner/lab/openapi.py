@@ -16,13 +16,14 @@ from pydantic import BaseModel
 from pytorch_spawner.core.grant_rows import GrantSpec
 from pytorch_spawner.core.usage_report import BY
 from pytorch_spawner.lab import answers, schemas
-from pytorch_spawner.lab.auth import ADMIN, VIEW
+from pytorch_spawner.lab.auth import ADMIN, INSTRUCT, VIEW
 from pytorch_spawner.lab.handlers import ApiHandler
 from pytorch_spawner.lab.people import KINDS
 
 ANYBODY: Final = "anybody, without a login"
 ENTER: Final = "whoever may use the service"
 OWNER: Final = f"the server's owner, or {VIEW}"
+CACHES: Final = f"{VIEW} or {INSTRUCT}"
 SERVER: Final = "the server itself, by its own token"
 
 _TEXT: Final = {"type": "string"}
@@ -200,6 +201,68 @@ OPERATIONS: Final = (
             needs_match=True,
         )
         for path in _SERVER_PATHS
+    ),
+    Operation(
+        "get",
+        "caches",
+        "The warm caches and their builds, the newest first",
+        CACHES,
+        answers.Caches,
+    ),
+    Operation(
+        "get",
+        "caches/choices",
+        "What a warm cache can be built of, with and for",
+        CACHES,
+        answers.CacheChoices,
+    ),
+    Operation(
+        "get",
+        "caches/{id}",
+        "A warm cache with the end of its build's log",
+        CACHES,
+        answers.OneCache,
+    ),
+    Operation(
+        "post",
+        "caches",
+        "Ask for a warm cache to be built",
+        INSTRUCT,
+        answers.CacheChanged,
+        status=201,
+        body=schemas.CacheBuild,
+        errors=(400,),
+    ),
+    Operation(
+        "post",
+        "caches/{id}/promote",
+        "Give a warm cache to starts from now on",
+        INSTRUCT,
+        answers.CacheChanged,
+        needs_match=True,
+    ),
+    Operation(
+        "post",
+        "caches/{id}/rollback",
+        "Give starts what was promoted before it",
+        INSTRUCT,
+        answers.CacheChanged,
+        needs_match=True,
+    ),
+    Operation(
+        "post",
+        "caches/{id}/stop",
+        "Stop a build",
+        INSTRUCT,
+        answers.CacheChanged,
+    ),
+    Operation(
+        "delete",
+        "caches/{id}",
+        "Give a warm cache up",
+        INSTRUCT,
+        answers.Removed,
+        needs_match=True,
     ),
     Operation("get", "leases", "Who holds what (or what one holds)", ENTER, answers.Leases),
     *(

@@ -48,3 +48,9 @@ def lab_templates_dir() -> str:
 def static_dir() -> str:
     """Folder of the scripts and the style sheet that both kinds of page use."""
     return str(share_dir() / "static")
+
+
+def suites_dir() -> Path:
+    """Folder of the warm-up suites that come with the package; it may be missing."""
+    beside = Path(__file__).resolve().parents[2] / "share" / "suites"
+    return beside if beside.is_dir() else share_dir() / "suites"

@@ -14,6 +14,7 @@ from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.placement import DeviceSetting, Holding
 from pytorch_spawner.core.tickets import Place, Ticket
 from pytorch_spawner.core.usage_report import Busy, Used
+from pytorch_spawner.core.warmcache import Cache
 
 
 class Start(Protocol):
@@ -117,11 +118,11 @@ class Change(Protocol):
 
     @property
     def what(self) -> str:
-        """Kind: "grant", "gpu", "queue", "server" or "refused"."""
+        """Kind: "grant", "gpu", "queue", "server", "cache" or "refused"."""
 
     @property
     def subject(self) -> str:
-        """Id of the grant, UUID, or user and server."""
+        """Id of the grant or cache, UUID, or user and server."""
 
     @property
     def before(self) -> Any:
@@ -237,3 +238,45 @@ class Ledger(Protocol):
 
     def now(self) -> float:
         """Unix time in seconds, which never runs backwards."""
+
+    def caches(self, hub: str) -> Sequence[Cache]:
+        """Every warm cache and build, the newest first."""
+
+    def cache(self, hub: str, cache_id: str) -> Cache | None:
+        """One of them."""
+
+    def suite_archive(self, hub: str, cache_id: str) -> bytes:
+        """The files of its suite, packed."""
+
+    def request_cache(  # noqa: PLR0913  (a build has these fields)
+        self,
+        hub: str,
+        *,
+        by: str,
+        scope: str,
+        image: str,
+        pool: str,
+        gpus: int,
+        suite: Mapping[str, Any],
+        suite_digest: str,
+        archive: bytes,
+    ) -> Cache:
+        """Ask for a build."""
+
+    def promote_cache(
+        self, hub: str, cache_id: str, by: str, check: Callable[[Cache], None]
+    ) -> bool:
+        """Give it to starts; False where it is not published."""
+
+    def retire_cache(
+        self, hub: str, cache_id: str, by: str, check: Callable[[Cache], None]
+    ) -> bool:
+        """Give it to no start; False where starts did not get it."""
+
+    def cancel_cache(self, hub: str, cache_id: str, by: str) -> bool:
+        """Stop a build; False where it is over."""
+
+    def remove_cache(
+        self, hub: str, cache_id: str, by: str, check: Callable[[Cache], None]
+    ) -> Cache | None:
+        """Give it up; None where it is gone or not over."""

@@ -74,6 +74,26 @@ class StopServer(_Body):
     start: Annotated[str, Field(max_length=64)] = ""
 
 
+class CacheBuild(_Body):
+    """A warm cache that is asked for: of a suite of the lab's, or of an earlier build's.
+
+    Built again, what is left out is as it was then.
+    """
+
+    suite: Text = ""
+    again_of: Text = ""
+    course: Text = ""
+    image: Annotated[str, Field(max_length=512), Printable] = ""
+    pool: Text = ""
+    gpus: Annotated[int, BeforeValidator(_no_truth), Field(ge=0, le=1)] = 1
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> CacheBuild:
+        if bool(self.suite) == bool(self.again_of):
+            raise ValueError("name either a suite, or an earlier build in again_of")
+        return self
+
+
 class GrantsBody(_Body):
     """All of the ledger's grants."""
 

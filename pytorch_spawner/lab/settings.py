@@ -37,6 +37,7 @@ class LabSettings:
         base_url: Where the whole JupyterHub is mounted, with a slash at both ends.
         host: Address to listen on.
         port: Port to listen on.
+        warm_cache_gib: Most GiB of all published warm caches together.
     """
 
     hub_id: str
@@ -51,6 +52,7 @@ class LabSettings:
     warn_s: float = 600.0
     host: str = "127.0.0.1"
     port: int = 10110
+    warm_cache_gib: float = 20.0
 
     @property
     def hub_prefix(self) -> str:
@@ -76,12 +78,15 @@ def read_settings(env: Mapping[str, str] | None = None) -> LabSettings:
     address = urlsplit(env.get("JUPYTERHUB_SERVICE_URL", ""))
     if address.netloc and (address.hostname is None or _port(env) is None):
         faults.append("JUPYTERHUB_SERVICE_URL is not of the form http://host:port")
-    reconcile_s = _seconds(env.get("PYTORCH_SPAWNER_RECONCILE_S", "30"))
+    reconcile_s = _not_negative(env.get("PYTORCH_SPAWNER_RECONCILE_S", "30"))
     if reconcile_s is None:
         faults.append("PYTORCH_SPAWNER_RECONCILE_S is not a number of seconds, 0 or more")
-    warn_s = _seconds(env.get("PYTORCH_SPAWNER_WARN_S", "600"))
+    warn_s = _not_negative(env.get("PYTORCH_SPAWNER_WARN_S", "600"))
     if warn_s is None:
         faults.append("PYTORCH_SPAWNER_WARN_S is not a number of seconds, 0 or more")
+    warm_cache_gib = _not_negative(env.get("PYTORCH_SPAWNER_WARM_CACHE_GIB", "20"))
+    if warm_cache_gib is None:
+        faults.append("PYTORCH_SPAWNER_WARM_CACHE_GIB is not a number of GiB, 0 or more")
     if faults:
         raise BadSettings(
             f"The lab service cannot start: {'; '.join(faults)}. The hub sets these when it starts "
@@ -101,6 +106,7 @@ def read_settings(env: Mapping[str, str] | None = None) -> LabSettings:
         base_url=_slashed(env.get("JUPYTERHUB_BASE_URL") or "/"),
         host=address.hostname or "127.0.0.1",
         port=_port(env) or 80,
+        warm_cache_gib=warm_cache_gib or 0.0,
     )
 
 
@@ -111,12 +117,12 @@ def _port(env: Mapping[str, str]) -> int | None:
         return None
 
 
-def _seconds(text: str) -> float | None:
+def _not_negative(text: str) -> float | None:
     try:
-        seconds = float(text)
+        number = float(text)
     except ValueError:
         return None
-    return seconds if 0 <= seconds < float("inf") else None
+    return number if 0 <= number < float("inf") else None
 
 
 def _slashed(path: str) -> str:

@@ -20,9 +20,12 @@ TITLES: Final = {
     "gpus": "GPUs",
     "grants": "Who gets what",
     "queue": "Queue",
+    "caches": "Warm caches",
     "usage": "Usage",
     "log": "Log",
 }
+# What somebody sees who manages courses and looks after nothing else.
+FOR_INSTRUCTORS: Final = {"caches": TITLES["caches"]}
 
 
 class PageHandler(LabHandler):
@@ -72,7 +75,9 @@ class Admin(PageHandler):
 
     async def get(self, name: str) -> None:
         """Render the frame."""
-        if not auth.is_viewer(self.model):
+        is_viewer = auth.is_viewer(self.model)
+        pages = TITLES if is_viewer else FOR_INSTRUCTORS
+        if name not in pages or not (is_viewer or auth.is_instructor(self.model)):
             raise HTTPError(403, "This page is for the lab's admins.")
         settings = self.lab.settings
         config = {
@@ -80,7 +85,9 @@ class Admin(PageHandler):
             "apiUrl": f"{settings.prefix}api/",
             "labUrl": settings.prefix,
             "user": self.model["name"],
+            "canView": is_viewer,
             "canAdmin": auth.is_admin(self.model),
+            "canInstruct": auth.is_instructor(self.model),
             "xsrf": self.xsrf_token.decode("ascii"),
         }
         self.finish(
@@ -89,6 +96,7 @@ class Admin(PageHandler):
                 user=self.model["name"],
                 name=name,
                 title=TITLES[name],
+                pages=pages,
                 config=json.dumps(config),
             )
         )

@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Float, ForeignKey, Index, Integer, String, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
@@ -198,6 +209,42 @@ class ChangeRow(Base):
         Index("changes_by_subject", "hub", "what", "subject", "id"),
         Index("changes_by_undoes", "undoes"),
     )
+
+
+class CacheRow(Base):
+    """One build of a warm cache and what came of it; see ``core.warmcache.Cache``."""
+
+    __tablename__ = "caches"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    hub: Mapped[str] = mapped_column(String(64))
+    scope: Mapped[str] = mapped_column(String(255), default="")
+    image: Mapped[str] = mapped_column(String(512))
+    pool: Mapped[str] = mapped_column(String(255), default="")
+    gpus: Mapped[int] = mapped_column(Integer)
+    suite: Mapped[dict[str, Any]] = mapped_column(JSON)
+    suite_digest: Mapped[str] = mapped_column(String(64))
+    # The suite's files as a tar, up to a megabyte: read only where it is asked for.
+    archive: Mapped[bytes] = mapped_column(LargeBinary, deferred=True)
+    by: Mapped[str] = mapped_column(String(255))
+    asked_at: Mapped[float] = mapped_column(Float)
+    state: Mapped[str] = mapped_column(String(16), default="queued")
+    stop_asked: Mapped[bool] = mapped_column(Boolean, default=False)
+    message: Mapped[str] = mapped_column(Text, default="")
+    ended_at: Mapped[float | None] = mapped_column(Float, nullable=True)
+    # The fields of ``core.warmcache.CacheKey``; null before the container was planned.
+    key: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True), nullable=True)
+    torch: Mapped[str] = mapped_column(String(64), default="")
+    triton: Mapped[str] = mapped_column(String(64), default="")
+    volume: Mapped[str] = mapped_column(String(255), default="")
+    digest: Mapped[str] = mapped_column(String(64), default="")
+    size_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
+    files: Mapped[int] = mapped_column(Integer, default=0)
+    targets: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
+    # The end of the warmer's log. Hostile text.
+    log: Mapped[str] = mapped_column(Text, default="")
+    promoted_at: Mapped[float | None] = mapped_column(Float, nullable=True)
+    used_at: Mapped[float | None] = mapped_column(Float, nullable=True)
+    __table_args__ = (Index("caches_by_state", "hub", "state", "asked_at"),)
 
 
 class CounterRow(Base):

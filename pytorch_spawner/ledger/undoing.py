@@ -14,12 +14,13 @@ from pytorch_spawner.core.grant_rows import Known, parse_grants
 from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.placement import DeviceSetting
 from pytorch_spawner.errors import BadRequest, ChangedMeanwhile
+from pytorch_spawner.ledger.caches import Caches
 from pytorch_spawner.ledger.granting import decided
 from pytorch_spawner.ledger.models import ChangeRow, TicketRow
 from pytorch_spawner.ledger.queueing import Queueing
 
 
-class Undoing(Queueing):
+class Undoing(Caches, Queueing):
     """The part of the ledger that takes changes back."""
 
     def undo(self, hub: str, change_id: int, by: str) -> int:
@@ -55,6 +56,11 @@ class Undoing(Queueing):
             uuid = GpuUuid(row.subject)
             changed = self._change_setting(session, hub, uuid, by, restore, row.id)
             return row.id if changed is None else changed
+        if row.what == "cache":
+            undone, now = self._undo_promotion(session, row, by)
+            if undone is None:
+                raise self._moved_on(session, row, now)
+            return undone
         username, _, servername = row.subject.partition("/")
         ticket = session.get(TicketRow, (hub, username, servername))
         if ticket is None or ticket.boost != row.after:

@@ -8,7 +8,9 @@ import sqlite3
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 from lab_fakes import ENTER, HUB, FakeHub, server_scope
 from tornado.web import RequestHandler
@@ -16,7 +18,9 @@ from tornado.web import RequestHandler
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
 from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.placement import DeviceSetting, Holding
+from pytorch_spawner.core.suites import digest, pack, read_suite
 from pytorch_spawner.core.tickets import Decisions, Give, Wait
+from pytorch_spawner.core.warmcache import CacheKey, Target
 from pytorch_spawner.ledger.store import Ledger
 
 WHOLE = GpuUuid("GPU-00000000-1111-2222-3333-444444444444")
@@ -37,6 +41,14 @@ GRANTS = (
     Grant("cv", to="group", subject="cv", pool="teaching", share="slot", priority=5),
     Grant("old", valid_until=1_700_000_000.0, max_lease_s=3600, images=("lab/base:1",)),
 )
+
+# Warm caches: the first is what starts are given, the second waits to be built.
+CURRENT, QUEUED, FAILED = "c0ffee000001", "c0ffee000002", "c0ffee000003"
+SUITE = {
+    "suite.yaml": b"name: gpt\ntargets: [{name: gpt, function: m:f, vary: {batch_size: 8}}]\n",
+    "m.py": b"def f(batch_size): ...\n",
+}
+CACHE_KEY = CacheKey("sha256:1", NAME, "9.0", "580")
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,44 @@ def seed(ledger: Any) -> Lines:
     ledger.add_busy(
         HUB, [(day, "ana", "cv", WHOLE, 1800.0), (day - 86_400, "bo", "", SHARED, 60.0)]
     )
+    seed_caches(ledger)
     return Lines(int(drain), int(lines[0]), int(boost))
+
+
+def ask_for_cache(ledger: Any, cache_id: str = "", **said: Any) -> Any:
+    """Somebody asks for a warm cache, of the id that is named."""
+    name = SimpleNamespace(
+        uuid4=lambda: SimpleNamespace(hex=cache_id or f"{time.time_ns():x}"[-12:])
+    )
+    asked = {
+        "by": "ida",
+        "scope": "",
+        "image": "lab/base:1",
+        "pool": "teaching",
+        "gpus": 1,
+        "suite": read_suite(SUITE).as_json(),
+        "suite_digest": digest(SUITE),
+        "archive": pack(SUITE),
+    }
+    with patch("pytorch_spawner.ledger.caches.uuid", name):
+        return ledger.request_cache(HUB, **{**asked, **said})
+
+
+def seed_caches(ledger: Any) -> None:
+    """One that starts are given, one that failed, one that waits."""
+    ask_for_cache(ledger, CURRENT)
+    ledger.next_cache(HUB)
+    targets = (Target("gpt", 8, 41.04, 3.21, 4, 0), Target("gpt", 16, None, 3.4, 4, 0))
+    facts = {"torch": "2.13.0", "triton": "3.7", "size_bytes": 12_345_678, "files": 99}
+    ledger.note_cache(CURRENT, key=CACHE_KEY, targets=targets, volume="v", digest="d" * 64, **facts)
+    ledger.note_cache(CURRENT, state="published", log="compiled <b>gpt</b>\n")
+    ledger.promote_cache(HUB, CURRENT, "ida")
+    ask_for_cache(ledger, FAILED, scope="cv")
+    ledger.next_cache(HUB)
+    ledger.note_cache(
+        FAILED, state="failed", message="gpt at size 8 raised ValueError.", log="oh\n"
+    )
+    ask_for_cache(ledger, QUEUED, scope="cv")
 
 
 class Prepared:

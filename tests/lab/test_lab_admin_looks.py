@@ -12,6 +12,7 @@ import pytest
 import pytest_asyncio
 from lab_browser import MARKS, expect, new_page, run_browser
 from lab_pages import AXE, faults_of, open_as, picture, run_lab
+from lab_seed import seed_caches
 from lab_site import Site
 
 pytestmark = [
@@ -23,6 +24,7 @@ PAGES = {
     "gpus": "bo",
     "grants": "Everyone",
     "queue": "dan",
+    "caches": "raised ValueError",
     "usage": "GPU-hours",
     "log": "New fan on Friday",
 }
@@ -37,6 +39,7 @@ async def browser() -> AsyncIterator[Any]:
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def lab(tmp_path_factory: Any) -> AsyncIterator[Site]:
     async for running in run_lab(tmp_path_factory.mktemp("lab")):
+        seed_caches(running.ledger)
         yield running
 
 
@@ -69,6 +72,21 @@ async def test_an_open_row_fits_and_has_no_serious_fault(lab: Site, page: Any) -
     await expect(page.get_by_text("not of this lab")).to_be_visible()
     await picture(page, f"gpus-open-{page.size}")
     assert await width_of(page) <= page.viewport_size["width"], "it scrolls sideways"
+    assert await faults_of(page) == []
+
+
+async def test_an_open_cache_and_its_panel_fit_and_have_no_serious_fault(
+    lab: Site, page: Any
+) -> None:
+    await open_as(lab, page, "admin", "caches")
+    await page.get_by_role("button", name="Details of gpt for NVIDIA").click()
+    await expect(page.get_by_role("region", name="Log of gpt")).to_be_visible()
+    await picture(page, f"caches-open-{page.size}")
+    assert await width_of(page) <= page.viewport_size["width"], "it scrolls sideways"
+    assert await faults_of(page) == []
+    await page.get_by_role("button", name="Build a warm cache…").click()
+    await expect(page.get_by_role("dialog")).to_be_visible()
+    await picture(page, f"caches-build-{page.size}", is_whole=False)
     assert await faults_of(page) == []
 
 

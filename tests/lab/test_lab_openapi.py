@@ -19,7 +19,18 @@ import pytest
 import requests
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
-from lab_seed import FREE, GPUS, SHARED, WHOLE, Prepared, add_roles, stops_servers
+from lab_seed import (
+    CURRENT,
+    FAILED,
+    FREE,
+    GPUS,
+    QUEUED,
+    SHARED,
+    WHOLE,
+    Prepared,
+    add_roles,
+    stops_servers,
+)
 from lab_site import Site, run_site
 from test_lab_roles import methods_of, routes_of
 
@@ -39,7 +50,15 @@ CHECKS = [
 CASES = 2_000
 EACH = 100
 # Without parameters there is one question only.
-PLAIN = {"get_openapi_json", "get_me", "get_gpus", "get_gpus_history", "get_leases"}
+PLAIN = {
+    "get_openapi_json",
+    "get_me",
+    "get_gpus",
+    "get_gpus_history",
+    "get_leases",
+    "get_caches",
+    "get_caches_choices",
+}
 NAMES = [f"{one.method} {one.path}" for one in openapi.OPERATIONS if one.path != "live"]
 KNOWN = {"uuid": FREE, "id": "cv", "user": "ana", "server": "thesis"}
 # Who waits, whose server can be stopped, and what can be taken back.
@@ -47,6 +66,11 @@ KNOWN_OF = {
     "patch queue/{user}": {"user": "eve"},
     "delete queue/{user}": {"user": "eve"},
     "post servers/{user}/stop": {"user": "bo"},
+    "get caches/{id}": {"id": CURRENT},
+    "post caches/{id}/promote": {"id": CURRENT},
+    "post caches/{id}/rollback": {"id": CURRENT},
+    "post caches/{id}/stop": {"id": QUEUED},
+    "delete caches/{id}": {"id": CURRENT},
 }
 
 
@@ -248,6 +272,19 @@ GOOD: dict[str, list[dict[str, Any]]] = {
     ],
     "delete queue/{user}": [{"path": {"user": "eve"}}],
     "delete queue/{user}/{server}": [{"path": {"user": "ana", "server": "thesis"}}],
+    "get caches": [{}],
+    "get caches/choices": [{}],
+    "get caches/{id}": [{"path": {"id": CURRENT}}, {"path": {"id": FAILED}}],
+    "post caches": [
+        {"body": {"suite": "example", "image": "lab/base:1", "course": "cv", "pool": "research"}},
+        {"body": {"suite": "example", "image": "lab/base:1", "gpus": 0}},
+        {"body": {"again_of": FAILED}},
+        {"body": {"again_of": FAILED, "course": "", "image": "lab/base:2"}},
+    ],
+    "post caches/{id}/promote": [{"path": {"id": CURRENT}}],
+    "post caches/{id}/rollback": [{"path": {"id": CURRENT}}],
+    "post caches/{id}/stop": [{"path": {"id": QUEUED}}],
+    "delete caches/{id}": [{"path": {"id": CURRENT}}, {"path": {"id": FAILED}}],
     "get leases": [{}],
     "post servers/{user}/stop": [{"path": {"user": "bo"}, "body": {"message": "Sorry."}}],
     "post servers/{user}/{server}/stop": [
@@ -413,6 +450,12 @@ ODD_BODIES = [
     ("post grants/preview", '{"put": [{"id": ODD}], "remove": [ODD]}'),
     ("post grants/preview", '{"user": ODD}'),
     ("patch queue/{user}", '{"boost": ODD}'),
+    ("post caches", '{"suite": ODD}'),
+    ("post caches", '{"again_of": ODD}'),
+    ("post caches", '{"suite": "example", "image": ODD}'),
+    ("post caches", '{"suite": "example", "image": "x", "course": ODD}'),
+    ("post caches", '{"suite": "example", "image": "x", "pool": ODD}'),
+    ("post caches", '{"suite": "example", "image": "x", "gpus": ODD}'),
     ("post servers/{user}/stop", '{"message": ODD}'),
     ("post servers/{user}/events", '{"v": 1, "start": ODD, "events": []}'),
     ("post servers/{user}/events", '{"v": 1, "events": [{"kind": "done", "data": {"x": ODD}}]}'),

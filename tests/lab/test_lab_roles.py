@@ -40,6 +40,7 @@ GET    servers/ana/thesis         302 200 403  403  200   200   200    403  200 
 GET    gpus                       302 403 403  403  200   200   200    403  200  403
 GET    grants                     302 403 403  403  200   200   200    403  200  403
 GET    queue                      302 403 403  403  200   200   200    403  200  403
+GET    caches                     302 403 403  200  200   200   200    403  200  403
 GET    usage                      302 403 403  403  200   200   200    403  200  403
 GET    log                        302 403 403  403  200   200   200    403  200  403
 GET    api/openapi.json           200 200 200  200  200   200   200    200  200  200
@@ -63,6 +64,14 @@ DELETE api/queue/ana/thesis       401 403 403  403  403   200   200    403  200 
 GET    api/usage                  401 403 403  403  200   200   200    403  200  403
 GET    api/log                    401 403 403  403  200   200   200    403  200  403
 POST   api/log/{drain}/undo       401 403 403  403  403   200   200    403  200  403
+GET    api/caches                 401 403 403  200  200   200   200    403  200  403
+GET    api/caches/choices         401 403 403  200  200   200   200    403  200  403
+GET    api/caches/c0ffee000001    401 403 403  200  200   200   200    403  200  403
+POST   api/caches                 401 403 403  201  403   201   201    403  201  403
+POST   api/caches/c0ffee000001/promote  401 403 403 200 403 200 200    403  200  403
+POST   api/caches/c0ffee000001/rollback 401 403 403 200 403 200 200    403  200  403
+POST   api/caches/c0ffee000002/stop     401 403 403 200 403 200 200    403  200  403
+DELETE api/caches/c0ffee000001    401 403 403  200  403   200   200    403  200  403
 GET    api/leases                 401 200 200  200  200   200   200    200  200  403
 POST   api/servers/bo/stop        401 403 403  403  403   202   202    403  202  403
 POST   api/servers/ana/thesis/stop 401 403 403 403  403   202   202    403  202  403
@@ -80,6 +89,7 @@ BODIES: dict[str, Any] = {
     "PUT api/grants/cv": {"to": "group", "subject": "cv", "priority": 7},
     "PATCH api/queue/eve": {"boost": 9},
     "PATCH api/queue/ana/thesis": {"boost": 9},
+    "POST api/caches": {"suite": "example", "image": "lab/base:1"},
     "POST api/servers/bo/stop": {"message": "Maintenance."},
     "POST api/servers/ana/thesis/stop": {},
     "POST api/servers/ana/events": {"v": 1, "events": []},

@@ -201,6 +201,7 @@ export function warmupCard(state) {
       { class: "card-body" },
       isOver ? null : h("progress", { class: "lab-progress", max: String(targets.length), value: String(over), "aria-label": "Warm-up" }),
       h("ul", { class: "lab-list" }, ...targets.map(targetRow)),
+      state.warmup.note ? h("p", { class: "lab-quiet lab-small mb-0" }, state.warmup.note) : null,
     ),
   ];
 }

@@ -35,7 +35,7 @@ export function emptyState() {
     planned: 0,
     checks: new Map(), // code -> {code, phase, level, sentence, remedy, adminRemedy, seconds}
     warmupComing: false,
-    warmup: null, // {device, deviceName, targets: Map id -> {...}, done, level}
+    warmup: null, // {device, deviceName, note, targets: Map id -> {...}, done, level}
     samples: new Map(), // uuid -> {utilisation, used, total, temperature, power, at, history}
     seq: 0,
   };
@@ -129,7 +129,8 @@ const FOLDERS = {
     state.warmup ??= { device: "", deviceName: "", targets: new Map(), at, done: null };
     const warmup = state.warmup;
     if (data.phase === "plan") {
-      warmup.device = text(data.device);
+      warmup.device = text(data.device) || warmup.device;
+      warmup.note = text(data.message, MAX_SENTENCE) || warmup.note;
       warmup.deviceName = text(data.device_name);
       for (const target of list(data.targets)) takeTarget(warmup, target, "planned");
       return;

@@ -12,8 +12,9 @@ const NAMES = {
   valid_from: "valid from",
   valid_until: "valid until",
   drained: "out of service",
+  promoted_at: "given to starts since",
 };
-const DATES = ["valid_from", "valid_until", "since", "until", "at"];
+const DATES = ["valid_from", "valid_until", "since", "until", "at", "promoted_at"];
 const UNSET = "not set";
 
 // [{key, name, before, after}] of the keys that differ, in words.

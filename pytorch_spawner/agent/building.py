@@ -1,0 +1,353 @@
+"""The warmer's container: run a suite's targets, say what they took, answer the hub meanwhile.
+
+The suite is an instructor's code: trusted to run where that course's students run it, and with
+nothing else: no student's files, no token, no network. Each target runs in fresh processes, ended
+at a deadline, when it fills the disk, and with everything that it forked.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import re
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from urllib.parse import urlsplit
+
+from pytorch_spawner.agent import child, evidence, seed
+from pytorch_spawner.agent.config import Config
+from pytorch_spawner.agent.report import Send
+
+PREFIX = "@warm-up "
+SUITE_DIR = "/opt/pytorch-spawner/suite"
+# What one target may leave on the disk: far more than any cache (tens of MB), far less than a disk.
+MAX_DISK_BYTES = 4 * 1024**3
+_LOOK_S = 1.0
+# The service reads the last line and stops the server; without a service the container ends alone.
+_LINGER_S = 120.0
+_TAIL = 2000
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One process: a target, and the sizes it is called with in turn."""
+
+    target: Mapping[str, Any]
+    sizes: Tuple[Optional[int], ...]
+
+
+def sizes_of(target: Mapping[str, Any]) -> Tuple[Optional[int], ...]:
+    """The sizes that a target is compiled for; (None,) where nothing varies.
+
+    The second makes PyTorch see that the size varies, and from then on one graph serves all of
+    them; size 1 is a graph of its own to it ("0/1 specialization", torch 2.13,
+    fx/experimental/symbolic_shapes.py), and a graph for 2 * size proves that the range is covered.
+    """
+    vary = target.get("vary")
+    if not vary:
+        return (None,)
+    size = int(vary[1])
+    return tuple(dict.fromkeys((size, size + 1, 1, 2 * size)))
+
+
+def plan(targets: List[Mapping[str, Any]], *, is_check: bool) -> List[Run]:
+    """The processes of a build or of a check, in order.
+
+    A build runs each target twice: PyTorch notes what varies at the end of a process's first
+    compiles, and only a process that begins with that note compiles as a student's will. A check
+    gives each size a process of its own, as a student's new notebook would be.
+    """
+    if is_check:
+        return [Run(target, (size,)) for target in targets for size in sizes_of(target)]
+    runs = []
+    for target in targets:
+        sizes = sizes_of(target)
+        runs.append(Run(target, sizes[:3]))
+        if sizes != (None,):
+            runs.append(Run(target, (sizes[0], *sizes[2:])))
+    return runs
+
+
+def main(config: Config, job: Mapping[str, Any], environ: Mapping[str, str]) -> int:
+    """Build or check, as the configuration says; prints lines after ``PREFIX``.
+
+    Args:
+        config: The agent's; its warm cache is seeded first, like a student's.
+        job: ``{"suite": {...}, "check": bool}``.
+        environ: Of the container, with JupyterHub's address of this server.
+    """
+    answer_the_hub(environ)
+    is_fine = _prepare(config) and _run_all(config, job)
+    tell("done", {"ok": is_fine})
+    time.sleep(_LINGER_S)
+    return 0
+
+
+def _prepare(config: Config) -> bool:
+    if config.warm_cache is None:
+        return True
+    try:
+        cache = config.warm_cache
+        seed.seed(Path(cache.path), Path(config.cache_dir), cache.id, cache.digest)
+    except seed.SeedRefused as error:
+        tell("failed", {"name": "", "size": None, "message": f"{error}.", "tail": ""})
+        return False
+    return True
+
+
+def _run_all(config: Config, job: Mapping[str, Any]) -> bool:
+    suite = job["suite"]
+    ends_at = time.monotonic() + float(suite["deadline_s"])
+    for run in plan(list(suite["targets"]), is_check=bool(job["check"])):
+        why, tail = _run(config, run, ends_at - time.monotonic())
+        if why:
+            name = str(run.target["name"])
+            tell("failed", {"name": name, "size": run.sizes[0], "message": why, "tail": tail})
+            return False
+    return True
+
+
+def _run(config: Config, run: Run, left_s: float) -> Tuple[str, str]:
+    """Run one process.
+
+    Returns:
+        Why it failed as a sentence ("" when it did not), and the last lines it printed.
+    """
+    if left_s <= 0:
+        return "The suite did not end before its deadline.", ""
+    errors: List[str] = []
+    told = 0
+
+    def receive(kind: str, data: Dict[str, Any]) -> None:
+        nonlocal told
+        if kind == "target":
+            told += 1
+            tell("target", data)
+        elif kind == "failed":
+            errors.append(str(data.get("message", ""))[:300])
+        elif kind == "versions":
+            tell("versions", data)
+
+    full = _Disk((config.cache_dir, os.environ.get("HOME", "/tmp"), "/tmp"))  # noqa: S108
+    ended = child.run(
+        "warm-target",
+        {"target": dict(run.target), "sizes": list(run.sizes), "gpu": config.may_use_gpu},
+        receive,
+        idle_s=full.patience_s,
+        total_s=left_s,
+    )
+    tail = _ANSI.sub("", ended.tail)[-_TAIL:]
+    if full.is_full:
+        return f"It wrote more than {MAX_DISK_BYTES // 1024**3} GiB to the disk.", tail
+    if ended.late:
+        return "The suite did not end before its deadline.", tail
+    if errors:
+        return errors[0], tail
+    if ended.status != 0 or told != len(run.sizes):
+        return f"It ended unexpectedly, with {_how(ended.status or 0)}.", tail
+    return "", ""
+
+
+def _how(status: int) -> str:
+    if status < 0:
+        memory = " (often: memory ran out)" if status == -9 else ""
+        return f"signal {-status}{memory}"
+    return f"exit status {status}"
+
+
+class _Disk:
+    """Looks now and then at how much a target wrote; beyond the limit nothing is waited for."""
+
+    def __init__(self, places: Tuple[str, ...]) -> None:
+        self._places = places
+        self._began = sum(map(_size, places))
+        self._looked_at = time.monotonic()
+        self.is_full = False
+
+    def patience_s(self) -> float:
+        """For ``child.run``: how long a silence is fine now."""
+        if time.monotonic() - self._looked_at > _LOOK_S:
+            self.is_full = sum(map(_size, self._places)) - self._began > MAX_DISK_BYTES
+            self._looked_at = time.monotonic()
+        return 0.0 if self.is_full else float("inf")
+
+
+def _size(place: str) -> int:
+    total = 0
+    for folder, _, names in os.walk(place):
+        for name in names:
+            try:
+                total += Path(folder, name).lstat().st_blocks * 512
+            except OSError:
+                continue
+    return total
+
+
+def tell(kind: str, data: Mapping[str, Any]) -> None:
+    """Say a line to the service, which reads the container's log."""
+    sys.stdout.write(f"{PREFIX}{json.dumps({'kind': kind, **data})[:8000]}\n")
+    sys.stdout.flush()
+
+
+def answer_the_hub(environ: Mapping[str, str]) -> None:
+    """Answer every request on the server's port with {}: to the hub the server is ready."""
+    try:
+        port = urlsplit(environ.get("JUPYTERHUB_SERVICE_URL", "")).port or 8888
+    except ValueError:
+        port = 8888
+    server = http.server.ThreadingHTTPServer(("", port), _Answer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+
+class _Answer(http.server.BaseHTTPRequestHandler):
+    timeout = 5.0
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", "2")
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the base class's name)
+        """Nothing: the log is for the service."""
+
+
+# -- in the target's process ------------------------------------------------------------------
+
+
+def run_target(job: Mapping[str, Any], emit: Send) -> None:
+    """Call one target with each size, reporting seconds and counters.
+
+    Args:
+        job: ``{"target": {"name", "kind", "what", "tag", "vary"}, "sizes": [...], "gpu": bool}``.
+        emit: Takes "target" for each size, "versions" once, and "failed" instead of the rest.
+    """
+    sys.path.insert(0, SUITE_DIR)
+    os.chdir(os.environ.get("HOME", "/"))
+    import torch
+    import torch._dynamo.utils as dynamo
+
+    target = job["target"]
+    try:
+        emit("versions", _versions(torch))
+        call = _callable_of(target)
+        for number, size in enumerate(job["sizes"]):
+            dynamo.counters.clear()
+            began = time.monotonic()
+            call(size)
+            if torch.cuda.is_initialized():
+                torch.cuda.synchronize()
+            seconds = time.monotonic() - began
+            found = evidence.read()
+            emit(
+                "target",
+                {
+                    "name": target["name"],
+                    "size": size,
+                    "seconds": round(seconds, 3),
+                    "hits": found.fx_hit,
+                    "misses": found.fx_miss,
+                    "graphs": found.graphs,
+                    "graph_breaks": len(found.graph_breaks),
+                },
+            )
+            # A later size may be served by what an earlier one compiled.
+            if not found.graphs and not number:
+                emit("failed", {"message": "It ran, but torch.compile compiled nothing."})
+                return
+    except BaseException as error:  # noqa: BLE001  (whatever the suite raises is the finding)
+        if isinstance(error, SystemExit) and not error.code:
+            emit("failed", {"message": "It ended itself before it was done."})
+            return
+        sentence, _ = evidence.cause(error)
+        emit("failed", {"message": f"{sentence}."})
+        import traceback
+
+        traceback.print_exc()
+
+
+def _versions(torch: Any) -> Dict[str, Any]:
+    try:
+        import triton
+
+        triton_version = str(triton.__version__)
+    except Exception:  # noqa: BLE001  (absent or broken: the versions say so)
+        triton_version = ""
+    return {"torch": str(torch.__version__), "triton": triton_version}
+
+
+def _callable_of(target: Mapping[str, Any]) -> Callable[[Optional[int]], None]:
+    """What to call with each size."""
+    name = target["vary"][0] if target.get("vary") else ""
+    what = str(target["what"])
+    if target["kind"] == "function":
+        module, _, function = what.partition(":")
+        __import__(module)
+        called = getattr(sys.modules[module], function)
+        return lambda size: called(**({name: size} if name else {}))
+    if target["kind"] == "script":
+        return lambda size: _run_script(what, [f"--{name}", str(size)] if name else [])
+    cells = _tagged_cells(Path(SUITE_DIR, what), str(target.get("tag") or "warm-up"))
+    shell = _shell()
+    return lambda size: _run_cells(shell, [f"{name} = {size}"] if name else [], cells)
+
+
+def _run_script(what: str, arguments: List[str]) -> None:
+    import runpy
+
+    kept = sys.argv
+    sys.argv = [what, *arguments]
+    try:
+        runpy.run_path(str(Path(SUITE_DIR, what)), run_name="__main__")
+    except SystemExit as error:
+        if error.code:
+            raise
+    finally:
+        sys.argv = kept
+
+
+def _tagged_cells(notebook: Path, tag: str) -> List[str]:
+    said = json.loads(notebook.read_text(encoding="utf-8"))
+    cells = [
+        "".join(cell.get("source", ()))
+        for cell in said.get("cells", ())
+        if cell.get("cell_type") == "code" and tag in cell.get("metadata", {}).get("tags", ())
+    ]
+    if not cells:
+        raise ValueError(f"no code cell of {notebook.name} has the tag {tag}")
+    return cells
+
+
+def _shell() -> Any:
+    """IPython as a kernel uses it: cells have the file names that a kernel gives them.
+
+    PyTorch recognises code by the content of its file, so a cell's file has to be there, as the
+    lab's images write it for each cell of a kernel too.
+    """
+    from ipykernel.compiler import XCachingCompiler, get_file_name
+    from IPython.core.interactiveshell import InteractiveShell
+
+    class Shell(InteractiveShell):  # type: ignore[misc]
+        compiler_class = XCachingCompiler
+
+    shell = Shell.instance()
+
+    def write(info: Any) -> None:
+        path = Path(get_file_name(info.raw_cell))
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path.write_text(info.raw_cell, encoding="utf-8")
+
+    shell.events.register("pre_run_cell", write)
+    return shell
+
+
+def _run_cells(shell: Any, first: List[str], cells: List[str]) -> None:
+    for source in [*first, *cells]:
+        shell.run_cell(source, store_history=False).raise_error()

@@ -1,0 +1,274 @@
+"""A published warm cache: how it is sealed, and how it reaches a student's private cache.
+
+The files hold code that PyTorch executes, so nothing is taken that is not, byte for byte, what the
+lab sealed: the manifest's digest comes with the container's configuration, the files' digests with
+the manifest. They are copied, not mounted: PyTorch locks and writes beside what it reads and fails
+hard where it cannot (torch 2.13, "InductorError: PermissionError .../locks").
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Tuple
+
+MANIFEST = "manifest.json"
+MAX_FILES = 20_000
+MAX_BYTES = 2 * 1024**3
+# What a compile leaves that is worth carrying; logs, locks and half-written files are not.
+_KEPT = ("inductor", "triton")
+_LEFT_OUT = re.compile(r"(^|/)(locks(/|$)|[^/]*\.lock$|\.?tmp\.|[^/]*\.tmp$|__pycache__(/|$))")
+_SEEDED = ".seeded.json"
+_REMEMBERED = 8
+_CHUNK = 1024 * 1024
+
+
+class SeedRefused(Exception):
+    """The warm cache is not used; the text is a sentence for the student's page."""
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """What seeding did.
+
+    Attributes:
+        files: How many were copied; 0 when an earlier start of this cache had done it.
+        size_bytes: Of the files.
+        seconds: How long it took.
+    """
+
+    files: int
+    size_bytes: int
+    seconds: float
+
+
+# -- in the student's container ---------------------------------------------------------------
+
+
+def seed(source: Path, target: Path, cache_id: str, digest: str) -> Seeded:
+    """Copy a sealed cache into a private one, all of it or nothing.
+
+    Args:
+        source: Where the sealed cache is mounted, read-only.
+        target: The private cache directory, at the path at which the cache was built.
+        cache_id: Of the sealed cache; what was copied once is not copied again.
+        digest: SHA-256 of the manifest, in hex, as the lab's ledger has it.
+
+    Raises:
+        SeedRefused: It is not what was sealed, or there is no room; nothing was copied.
+    """
+    began = time.monotonic()
+    if cache_id in _seeded(target):
+        return Seeded(0, 0, time.monotonic() - began)
+    files = _read_manifest(source, digest)
+    staging = target / f".seed-{cache_id}"
+    shutil.rmtree(staging, ignore_errors=True)
+    try:
+        total = _copy_all(source, staging, files)
+        _move_in(staging, target, files)
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        raise SeedRefused(
+            f"The warm cache could not be copied ({why}), so the first compile takes its usual time"
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    _remember(target, cache_id)
+    return Seeded(len(files), total, time.monotonic() - began)
+
+
+def _read_manifest(source: Path, digest: str) -> Dict[str, Tuple[int, str]]:
+    try:
+        text = _read(source / MANIFEST, 16 * 1024**2)
+    except OSError as error:
+        raise SeedRefused("The warm cache is not there; an admin can build it again") from error
+    if hashlib.sha256(text).hexdigest() != digest:
+        raise SeedRefused(
+            "The warm cache is not what the lab sealed, so nothing of it is used; an admin should "
+            "build it again"
+        )
+    said = json.loads(text)
+    if said.get("cpu") not in ("", cpu_features()):
+        raise SeedRefused("The warm cache was built for another kind of CPU, so it is not used")
+    return {path: (int(size), str(sha)) for path, (size, sha) in said["files"].items()}
+
+
+def _copy_all(source: Path, staging: Path, files: Dict[str, Tuple[int, str]]) -> int:
+    total = 0
+    made = set()
+    for path, (size, sha) in files.items():
+        copy = staging / path
+        if copy.parent not in made:
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            made.add(copy.parent)
+        try:
+            content = _read(source / path, size + 1)
+        except FileNotFoundError as error:
+            raise _altered() from error
+        if len(content) != size or hashlib.sha256(content).hexdigest() != sha:
+            raise _altered()
+        copy.write_bytes(content)
+        total += size
+    return total
+
+
+def _altered() -> SeedRefused:
+    return SeedRefused(
+        "A file of the warm cache was changed after it was sealed, so nothing of it is used; an "
+        "admin should build it again"
+    )
+
+
+def _move_in(staging: Path, target: Path, files: Dict[str, Tuple[int, str]]) -> None:
+    made = set()
+    for path in files:
+        place = target / path
+        if place.parent not in made:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            made.add(place.parent)
+        staging.joinpath(path).replace(place)
+
+
+def _read(path: Path, limit: int) -> bytes:
+    """A regular file's content, at most ``limit`` bytes of it; links are not followed."""
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    with os.fdopen(fd, "rb") as file:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise _altered()
+        return file.read(limit)
+
+
+def _seeded(target: Path) -> List[str]:
+    with contextlib.suppress(OSError, ValueError):
+        said = json.loads(_read(target / _SEEDED, 4096))
+        return [str(one) for one in said][-_REMEMBERED:]
+    return []
+
+
+def _remember(target: Path, cache_id: str) -> None:
+    """Note that it is there; where that fails, the next start copies again."""
+    told = json.dumps([*_seeded(target), cache_id][-_REMEMBERED:])
+    draft = target / f"{_SEEDED}.new"
+    with contextlib.suppress(OSError):
+        draft.write_text(told)
+        draft.replace(target / _SEEDED)
+
+
+# -- in the lab's helper container ------------------------------------------------------------
+
+
+def seal(root: Path, keep_cpu: bool) -> Dict[str, Any]:
+    """Turn what a warmer compiled into a read-only cache with a manifest.
+
+    Args:
+        root: The cache directory; belongs to this process's user.
+        keep_cpu: Whether it holds code for this very kind of CPU.
+
+    Returns:
+        ``{"digest", "files", "size_bytes"}``.
+
+    Raises:
+        SeedRefused: It is empty or larger than ``MAX_FILES`` and ``MAX_BYTES`` allow.
+    """
+    files: Dict[str, Tuple[int, str]] = {}
+    total = 0
+    for path in sorted(_all(root)):
+        relative = str(path.relative_to(root))
+        if not relative.startswith(tuple(f"{name}/" for name in _KEPT)):
+            _discard(path)
+            continue
+        if _LEFT_OUT.search(relative) or not stat.S_ISREG(path.lstat().st_mode):
+            _discard(path)
+            continue
+        size, sha = _digest(path)
+        total += size
+        files[relative] = (size, sha)
+        if len(files) > MAX_FILES or total > MAX_BYTES:
+            raise SeedRefused(
+                f"The cache has more than {MAX_FILES} files or {MAX_BYTES // 1024**3} GiB; compile "
+                "fewer targets"
+            )
+    if not files:
+        raise SeedRefused("Nothing was compiled: the cache is empty")
+    text = json.dumps(
+        {"v": 1, "cpu": cpu_features() if keep_cpu else "", "files": files}, sort_keys=True
+    ).encode()
+    (root / MANIFEST).write_bytes(text)
+    _close(root)
+    return {"digest": hashlib.sha256(text).hexdigest(), "files": len(files), "size_bytes": total}
+
+
+def _all(root: Path) -> Iterator[Path]:
+    """Everything below that is no directory; links to directories are not followed."""
+    for folder, folders, names in os.walk(root):
+        for name in folders:
+            path = Path(folder, name)
+            if path.is_symlink():
+                yield path
+            else:
+                path.chmod(0o700)
+        for name in names:
+            yield Path(folder, name)
+
+
+def _discard(path: Path) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+
+
+def _digest(path: Path) -> Tuple[int, str]:
+    sha, size = hashlib.sha256(), 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            sha.update(chunk)
+            size += len(chunk)
+    return size, sha.hexdigest()
+
+
+def _close(root: Path) -> None:
+    """Files 0444, directories 0555, empty ones gone."""
+    for folder, _, names in os.walk(root, topdown=False):
+        place = Path(folder)
+        for name in names:
+            place.joinpath(name).chmod(0o444)
+        if place != root and next(place.iterdir(), None) is None:
+            place.rmdir()
+        else:
+            place.chmod(0o555)
+
+
+def cpu_features() -> str:
+    """A digest of what this CPU can do: inductor compiles C++ for it and nothing less.
+
+    Source: /proc/cpuinfo, "flags" (x86) or "Features" (Arm); "unknown" where there is neither.
+    """
+    with contextlib.suppress(OSError):
+        for line in (
+            Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        ):
+            name, _, said = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return hashlib.sha256(" ".join(sorted(said.split())).encode()).hexdigest()[:16]
+    return "unknown"
+
+
+def main(arguments: List[str]) -> int:
+    """``--seal DIRECTORY cpu|gpu``: seal, print the result as JSON, or a sentence and status 1."""
+    try:
+        print(json.dumps(seal(Path(arguments[0]), arguments[1] == "cpu")))
+    except SeedRefused as error:
+        print(json.dumps({"refused": str(error)}))
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0

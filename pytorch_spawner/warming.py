@@ -1,0 +1,212 @@
+"""What a start has to do with warm caches: it is given one, or it is the run that builds one.
+
+A build runs in a server of the hub like any other, so that its GPU comes from the same queue, its
+lease is released and reconciled the same way and an admin sees it. What differs is here: whose code
+runs (a suite's), on which volumes (fresh ones), on which network (none), with which command.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from docker.errors import NotFound
+
+from pytorch_spawner.adapters import engine, warm_engine
+from pytorch_spawner.container import ContainerSpawner
+from pytorch_spawner.core import identity, plan, suites, warmcache
+from pytorch_spawner.core.gpus import Gpu
+from pytorch_spawner.core.warmcache import Cache
+from pytorch_spawner.errors import LabError, NotGranted
+
+_SUITE_DIR: Final = "/opt/pytorch-spawner/suite"
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """What a start's warm cache adds to its plan.
+
+    Attributes:
+        cache: The one that is given, or that is being built; None for neither.
+        agent: For the agent's configuration.
+        read_only: Volume -> path in the container.
+        environment: Variables.
+    """
+
+    cache: Cache | None = None
+    agent: Mapping[str, Any] = field(default_factory=dict)
+    read_only: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class WarmingSpawner(ContainerSpawner):
+    """A container that gets a warm cache, or that builds one."""
+
+    # The build that this start is; None for everybody's starts.
+    _build: Cache | None = None
+    # What the site configured, before the first build changed it.
+    _usual_network: tuple[str, bool] | None = None
+
+    @property
+    def is_warmer(self) -> bool:
+        """Whether this is the account that builds caches."""
+        return bool(self.user.name == warmcache.WARMER)
+
+    async def take_build(self) -> None:
+        """Find out which build this start is.
+
+        Raises:
+            NotGranted: It is the warmer's account, and nobody asked for a build.
+        """
+        self._build = None
+        if not self.is_warmer:
+            return
+        self._build = await self.lab.call(lambda ledger: ledger.cache_under_way(self.lab.hub))
+        if self._build is None:
+            raise NotGranted(
+                "This account only builds warm caches, and none is asked for. Ask for one with "
+                "`pytorch-spawner cache build`."
+            )
+        self._usual_network = self._usual_network or (self.network_name, self.use_internal_ip)
+        self.network_name, self.use_internal_ip = await self._network_of(self._build)
+
+    async def _network_of(self, build: Cache) -> tuple[str, bool]:
+        """(name, whether it is reached by the container's own address) of a build's network."""
+        if build.suite.get("network") and self._usual_network is not None:
+            return self._usual_network
+        if self.warmer_network:
+            return self.warmer_network, True
+        name = f"{self.hub_id}-warm"
+        await self._call(warm_engine.make_offline_network, name, self.lab.hub)
+        # Where no way leads out, no port is published either.
+        return name, True
+
+    async def courses(self) -> tuple[str, ...]:
+        """The courses that the lab has something compiled for."""
+        return tuple(dict.fromkeys(one.scope for one in await self._offered() if one.scope))
+
+    async def _offered(self) -> Sequence[Cache]:
+        if not self.warm_caches or self.is_warmer:
+            return ()
+        try:
+            return await self.lab.call(lambda ledger: ledger.offered_caches(self.lab.hub))
+        except LabError as error:
+            self.log.warning("%s: the warm caches are not known: %s", self._log_name, error)
+            return ()
+
+    async def choose_warm(self, course: str, gpu: Gpu | None) -> Warm:
+        """What this start gets; it never fails for want of a cache.
+
+        Args:
+            course: Of the request; "" for none.
+            gpu: What the start holds first; None for the CPU.
+        """
+        if self._build is not None:
+            return await self._plan_build(self._build, gpu)
+        offered = await self._offered()
+        if not offered:
+            return Warm()
+        image_id = await self._image_id()
+        for scope in dict.fromkeys((course, "")):
+            key = warmcache.key_of(image_id, gpu, scope)
+            found = warmcache.choose(offered, key) if key else None
+            if found is not None:
+                return await self._give(found)
+        key = warmcache.key_of(image_id, gpu, "")
+        why = warmcache.why_none(offered, key) if key else "This GPU's facts are not known."
+        return Warm(agent={"why_no_cache": why})
+
+    async def _give(self, cache: Cache) -> Warm:
+        try:
+            await self.lab.call(lambda ledger: ledger.use_cache(cache.id))
+        except LabError as error:
+            self.log.warning("%s: that a cache is used was not noted: %s", self._log_name, error)
+        return Warm(
+            cache,
+            {"warm_cache": warmcache.agent_facts(cache)},
+            {cache.volume: warmcache.WARM_DIR},
+            warmcache.environment_of(cache.id, cache.suite.get("imports", ())),
+        )
+
+    async def _plan_build(self, build: Cache, gpu: Gpu | None) -> Warm:
+        key = warmcache.key_of(await self._image_id(), gpu, build.scope)
+        if key is None:
+            raise NotGranted(
+                "The driver does not say what this GPU is (name, compute capability, driver), so "
+                "no start could be matched with a cache built on it."
+            )
+        volumes = warmcache.volumes_of(self.lab.hub, build.id)
+        is_check = build.state == "checking"
+        if not is_check:
+            await self.lab.call(
+                lambda ledger: ledger.note_cache(build.id, key=key, volume=volumes.cache)
+            )
+        elif key != build.key:
+            raise NotGranted(
+                "The second container got another kind of GPU than the first, so it proves nothing."
+            )
+        told = {"build": {"suite": dict(build.suite), "check": is_check}}
+        if is_check:
+            told["warm_cache"] = warmcache.agent_facts(build)
+        return Warm(
+            build,
+            told,
+            {volumes.cache: warmcache.WARM_DIR} if is_check else {},
+            warmcache.environment_of(build.id),
+        )
+
+    async def _image_id(self) -> str:
+        try:
+            found = await self.docker("inspect_image", self.image)
+        except NotFound:
+            await self.pull_image(self.image)
+            found = await self.docker("inspect_image", self.image)
+        return str(found["Id"])
+
+    def cache_place(self, warm: Warm) -> engine.Place:
+        """The private compile cache: one of each user, and one more for each course of theirs.
+
+        Of their own, so that what one course compiled is never read in another.
+        """
+        if self._build is not None:
+            volumes = warmcache.volumes_of(self.lab.hub, self._build.id)
+            is_check = self._build.state == "checking"
+            return engine.Place(volume=volumes.check if is_check else volumes.cache)
+        name = f"{self.hub_id}-cache-{identity.slug(self.user.name)}"
+        scope = warm.cache.scope if warm.cache else ""
+        return engine.Place(volume=f"{name}-{identity.slug(scope)}" if scope else name)
+
+    def home_place(self) -> engine.Place:
+        """The home; a build gets an empty one of its own, for a suite's code may write there."""
+        if self._build is not None:
+            homes = warmcache.volumes_of(self.lab.hub, self._build.id).homes
+            return engine.Place(volume=homes[self._build.state == "checking"])
+        owner = identity.slug(self.user.name)
+        if self.home_root:
+            return engine.Place(root=self.home_root, name=owner)
+        return engine.Place(volume=f"{self.hub_id}-home-{owner}")
+
+    # -- the container of a build ---------------------------------------------------------------
+
+    async def get_command(self) -> list[str]:
+        if self._build is not None:
+            return ["python3", plan.AGENT_PATH, "--build"]
+        return await super().get_command()
+
+    def get_env(self) -> dict[str, Any]:
+        env = super().get_env()
+        if self._build is not None:
+            # A suite is somebody's code: it gets no way into the hub.
+            return {name: value for name, value in env.items() if "TOKEN" not in name}
+        return env
+
+    async def extra_files(self) -> dict[str, tuple[bytes, int]]:
+        if self._build is None:
+            return {}
+        build = self._build
+        archive = await self.lab.call(lambda ledger: ledger.suite_archive(self.lab.hub, build.id))
+        return {
+            f"{_SUITE_DIR}/{path}": (content, 0o444)
+            for path, content in suites.unpack(archive).items()
+        }

@@ -1,0 +1,130 @@
+"""The warmer's container: which processes it runs, and what it says of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from pytorch_spawner.agent import building
+from pytorch_spawner.agent.config import Config, build_job, parse
+
+
+def target(vary: Any = None) -> dict[str, Any]:
+    return {"name": "gpt", "kind": "function", "what": "m:f", "tag": "", "vary": vary}
+
+
+@pytest.mark.parametrize(
+    ("vary", "sizes"),
+    [
+        (None, (None,)),
+        (["batch_size", 8], (8, 9, 1, 16)),
+        (["batch_size", 1], (1, 2)),
+        (["n", 2], (2, 3, 1, 4)),
+    ],
+)
+def test_a_target_is_compiled_for_its_size_another_one_and_twice_it(vary, sizes) -> None:
+    assert building.sizes_of(target(vary)) == sizes
+
+
+def test_a_build_ends_with_a_process_that_knows_what_varies() -> None:
+    runs = building.plan([target(["batch_size", 8])], is_check=False)
+    assert [run.sizes for run in runs] == [(8, 9, 1), (8, 1, 16)]
+
+
+def test_in_a_check_every_size_has_a_process_of_its_own() -> None:
+    runs = building.plan([target(["batch_size", 8]), target()], is_check=True)
+    assert [run.sizes for run in runs] == [(8,), (9,), (1,), (16,), (None,)]
+
+
+def test_a_target_that_does_not_vary_runs_once() -> None:
+    assert [run.sizes for run in building.plan([target()], is_check=False)] == [(None,)]
+
+
+JOB = {"suite": {"name": "s", "targets": [target()], "deadline_s": 5}, "check": False}
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith(building.PREFIX) for line in lines)
+    return [json.loads(line[len(building.PREFIX) :]) for line in lines]
+
+
+def run(monkeypatch: pytest.MonkeyPatch, outcome: Any, job: Any = None) -> None:
+    monkeypatch.setattr(building, "_LINGER_S", 0)
+    monkeypatch.setattr(building, "answer_the_hub", lambda _: None)
+    monkeypatch.setattr(building.child, "run", outcome)
+    building.main(Config(cache_dir="/nowhere"), job or JOB, {})
+
+
+def ended(status: int | None, tail: str = "") -> Any:
+    return building.child.Ended(status, tail)
+
+
+def test_what_a_target_took_is_passed_on(monkeypatch, capsys) -> None:
+    def outcome(role: str, job: Any, receive: Any, **_: Any) -> Any:
+        receive("versions", {"torch": "2.13", "triton": ""})
+        receive("target", {"name": "gpt", "size": None, "seconds": 1.5, "hits": 0, "misses": 2})
+        return ended(0)
+
+    run(monkeypatch, outcome)
+    assert [one["kind"] for one in said(capsys)] == ["versions", "target", "done"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (lambda *_, **__: ended(None, "stuck"), "deadline"),
+        (lambda *_, **__: ended(-9), "signal 9 (often: memory ran out)"),
+        (lambda *_, **__: ended(3), "exit status 3"),
+        (lambda *_, **__: ended(0), "exit status 0"),
+        (
+            lambda role, job, receive, **__: receive("failed", {"message": "No data."}) or ended(0),
+            "No data.",
+        ),
+    ],
+)
+def test_a_target_that_failed_is_named_and_the_rest_is_left(
+    outcome, words, monkeypatch, capsys
+) -> None:
+    run(monkeypatch, outcome)
+    first, last = said(capsys)
+    assert (first["kind"], first["name"]) == ("failed", "gpt")
+    assert words in first["message"]
+    assert last == {"kind": "done", "ok": False}
+
+
+def test_colours_of_a_terminal_are_no_part_of_the_log(monkeypatch, capsys) -> None:
+    run(monkeypatch, lambda *_, **__: ended(1, "\x1b[31mred\x1b[0m"))
+    assert said(capsys)[0]["tail"] == "red"
+
+
+def test_a_target_that_fills_the_disk_is_not_waited_for(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(building, "MAX_DISK_BYTES", 100_000)
+    monkeypatch.setattr(building, "_LOOK_S", -1)
+    disk = building._Disk((str(tmp_path),))
+    assert disk.patience_s() == float("inf")
+    (tmp_path / "big").write_bytes(b"x" * 300_000)
+    assert disk.patience_s() == 0
+    assert disk.is_full
+
+
+def test_only_a_warmers_configuration_holds_a_job() -> None:
+    assert build_job(json.dumps({"v": 1, "build": JOB})) == JOB
+    for text in (None, "", "{", "[]", "{}", '{"build": 3}', '{"build": {"suite": 3}}'):
+        assert build_job(text) is None
+
+
+def test_a_warm_cache_that_is_not_whole_is_none() -> None:
+    whole = {"id": "a", "digest": "b", "path": "/c", "name": "n", "targets": [["gpt", 2.0, None]]}
+    config, trouble = parse(json.dumps({"warm_cache": whole}))
+    assert not trouble
+    assert config.warm_cache is not None
+    assert config.warm_cache.targets == (("gpt", 2.0, None),)
+    for broken in ({}, {"id": "a"}, 3, {**whole, "digest": 3}):
+        assert parse(json.dumps({"warm_cache": broken}))[0].warm_cache is None
+    odd = {**whole, "targets": [["gpt", "x", -1], 3, ["a"]]}
+    config, _ = parse(json.dumps({"warm_cache": odd}))
+    assert config.warm_cache is not None
+    assert config.warm_cache.targets == (("gpt", None, None),)

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 .DEFAULT_GOAL := help
-.PHONY: help run stop image check test test-floor bench docs clean
+.PHONY: help run stop image check test test-floor bench bench-gpu docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{gsub(/[$$][$$]/, "$$", $$2); printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ test-floor: ## the same without a browser on the lowest supported JupyterHub and
 
 bench: $(VENV)/bin/ruff ## side-by-side figures, written to bench/results/
 	@$(VENV)/bin/python -m tests.benchmarks
+
+bench-gpu: $(if $(SITE),,$(VENV)/bin/ruff) ## first compiled step on a GPU host (ARGS="--image pytorch-spawner/lab:cuda"; or SITE= NODE=)
+	@PYTHONPATH=$(SITE) $(if $(SITE),$(PYTHON),$(VENV)/bin/python) tests/gpu/first_step_run.py --out $(or $(OUT),bench/results/gpu) \
+	    $(if $(SITE),--site $(SITE)) $(if $(NODE),--node $(NODE)) $(ARGS)
 
 docs: $(VENV)/bin/ruff ## write the generated reference pages again
 	@$(VENV)/bin/python docs/generate.py

@@ -43,6 +43,10 @@ class Warm:
 class WarmingSpawner(ContainerSpawner):
     """A container that gets a warm cache, or that builds one."""
 
+    # DockerSpawner's.
+    network_name: Any
+    use_internal_ip: Any
+
     # The build that this start is; None for everybody's starts.
     _build: Cache | None = None
     # What the site configured, before the first build changed it.
@@ -68,8 +72,10 @@ class WarmingSpawner(ContainerSpawner):
                 "This account only builds warm caches, and none is asked for. Ask for one with "
                 "`pytorch-spawner cache build`."
             )
-        self._usual_network = self._usual_network or (self.network_name, self.use_internal_ip)
-        self.network_name, self.use_internal_ip = await self._network_of(self._build)
+        if self._usual_network is None:
+            self._usual_network = (str(self.network_name), bool(self.use_internal_ip))
+        name, is_internal = await self._network_of(self._build)
+        self.network_name, self.use_internal_ip = name, is_internal
 
     async def _network_of(self, build: Cache) -> tuple[str, bool]:
         """(name, whether it is reached by the container's own address) of a build's network."""
@@ -143,8 +149,11 @@ class WarmingSpawner(ContainerSpawner):
                 lambda ledger: ledger.note_cache(build.id, key=key, volume=volumes.cache)
             )
         elif key != build.key:
+            is_other_image = build.key is not None and key.image_id != build.key.image_id
+            what = "image (its tag was moved meanwhile)" if is_other_image else "kind of GPU"
             raise NotGranted(
-                "The second container got another kind of GPU than the first, so it proves nothing."
+                f"The second container got another {what} than the first, so it proves nothing. "
+                "Build it again."
             )
         told = {"build": {"suite": dict(build.suite), "check": is_check}}
         if is_check:

@@ -115,7 +115,11 @@ def test_what_cannot_be_built_is_refused_before_anything_is_written(
 def test_a_lab_without_gpus_builds_for_the_cpu(run: Run, ledger: Ledger) -> None:
     ledger.write_inventory("lab", Inventory())
     status, text = run("build", "--suite", str(EXAMPLE), "--no-wait", as_json=False)
-    assert (status, "this lab has no GPU; build for the CPU" in text) == (1, True)
+    assert (
+        status,
+        "no GPU of this lab is known (a hub knows them once it started a server); build for the CPU"
+        in text,
+    ) == (1, True)
     ask(run, "--cpu")
 
 

@@ -61,7 +61,7 @@ def take_warm_cache(config: Config, send: Send) -> bool:
         Whether it is there, so that nothing needs to be warmed up here.
     """
     cache = config.warm_cache
-    if cache is None or not config.warmup_enabled:
+    if cache is None:
         return False
     began = time.monotonic()
     rows = [

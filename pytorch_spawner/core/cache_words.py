@@ -142,7 +142,10 @@ def _problems(
         if pool:
             yield Problem("the CPU is in no pool", "pool")
     elif not inventory.gpus:
-        yield Problem("this lab has no GPU; build for the CPU", "gpus")
+        yield Problem(
+            "no GPU of this lab is known (a hub knows them once it started a server); build for the CPU",
+            "gpus",
+        )
     elif pool and pool not in inventory.pools:
         pools = ", ".join(inventory.pools)
         yield Problem(f"there is no pool {pool[:60]!r}; there is {pools}", "pool")

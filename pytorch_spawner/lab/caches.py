@@ -47,6 +47,18 @@ class CacheHandler(ApiHandler):
             raise ApiError(404, "no-such-cache", "There is no such warm cache (any more).")
         return found
 
+    async def require_builder(self, scope: str) -> dict[str, Any]:
+        """The model of somebody who may decide about the caches of a course, or of all ("").
+
+        What a cache holds is executed in every server that is given it, so one for all courses is
+        an admin's to decide.
+        """
+        model = await self.require_instructor()
+        if not scope and not auth.is_admin(model):
+            said = "A warm cache for every course is an admin's to decide."
+            await self.refuse(model, "forbidden", said)
+        return model
+
     def check(self) -> Callable[[Cache], None]:
         """What refuses a change to something that the client has not seen.
 
@@ -75,8 +87,9 @@ class CacheHandler(ApiHandler):
         self, cache_id: str, act: Callable[..., bool], why_not: Callable[[Cache], str]
     ) -> None:
         """Let somebody decide whether starts are given a cache."""
-        model = await self.require_instructor()
+        await self.require_instructor()
         check, one = self.check(), await self.find(cache_id)
+        model = await self.require_builder(one.scope)
         try:
             is_done = await asyncio.to_thread(act, one.hub, one.id, model["name"], check)
         except ChangedMeanwhile as error:
@@ -115,9 +128,10 @@ class Caches(CacheHandler):
 
     async def post(self) -> None:
         """Ask for a build."""
-        model = await self.require_instructor()
+        await self.require_instructor()
         said = self.body_as(CacheBuild)
         suite, files, wanted = await (self._again(said) if said.again_of else self._anew(said))
+        model = await self.require_builder(wanted[0])
         state = await self.lab.board.state()
         words.check_request(*wanted, state.laid)
         course, image, pool, gpus = wanted
@@ -208,8 +222,9 @@ class OneCache(CacheHandler):
 
     async def delete(self, cache_id: str) -> None:
         """Give it up; its files go once no server uses them."""
-        model = await self.require_instructor()
+        await self.require_instructor()
         check, one = self.check(), await self.find(cache_id)
+        model = await self.require_builder(one.scope)
         hub, ledger = self.lab.settings.hub_id, self.lab.ledger
         try:
             was = await asyncio.to_thread(ledger.remove_cache, hub, one.id, model["name"], check)
@@ -242,8 +257,9 @@ class StopBuild(CacheHandler):
 
     async def post(self, cache_id: str) -> None:
         """Stop a build; one under way ends within a moment."""
-        model = await self.require_instructor()
+        await self.require_instructor()
         one = await self.find(cache_id)
+        model = await self.require_builder(one.scope)
         ledger = self.lab.ledger
         if not await asyncio.to_thread(ledger.cancel_cache, one.hub, one.id, model["name"]):
             raise BadRequest(words.why_not_stopped(await self.find(cache_id)))

@@ -13,6 +13,9 @@ from typing import Any
 
 from tests.benchmarks.harness import ROOT, Bench
 
+# Fifty containers take a while to remove.
+_ENDS_WITHIN_S = 90
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -49,10 +52,44 @@ def _viewers(options: argparse.Namespace) -> Bench:
     return bench_viewers.run(viewers=options.viewers)
 
 
+def _spawn(options: argparse.Namespace) -> Bench:
+    from tests.benchmarks import bench_spawn
+
+    if options.short:
+        return bench_spawn.run(sequential=3, rounds=1, concurrent=0)
+    return bench_spawn.run(concurrent=options.concurrent)
+
+
+def _recovery(options: argparse.Namespace) -> Bench:
+    from tests.benchmarks import bench_recovery
+
+    return bench_recovery.run(rounds=1 if options.short else 3)
+
+
+def _landing(options: argparse.Namespace) -> Bench:
+    from tests.benchmarks import bench_landing
+
+    return bench_landing.run(windows=1 if options.short else 3)
+
+
+def _first_step(options: argparse.Namespace) -> Bench:
+    from tests.benchmarks import bench_first_step
+
+    return bench_first_step.run(
+        repeats=1 if options.short else options.repeats,
+        models=options.models.split(",") if options.models else (),
+        arms=options.arms.split(",") if options.arms else (),
+    )
+
+
 BENCHMARKS: Mapping[str, Known] = {
     "scheduler": Known("one decision with 2,000 tickets, and longer queues", 120, _scheduler),
     "hub-loop": Known("200 starts at once: does the hub's loop keep turning?", 290, _hub_loop),
     "viewers": Known("200 pages with all GPUs open: CPU of the service, bytes", 200, _viewers),
+    "spawn": Known("seconds until a server answers, stock beside ours", 1500, _spawn),
+    "recovery": Known("seconds after kill -9 of the hub, stock beside ours", 600, _recovery),
+    "landing": Known("CPU of the hub while students wait, stock beside ours", 600, _landing),
+    "first-step": Known("a new notebook's first compiled step, stock and ours", 3000, _first_step),
 }
 
 
@@ -74,9 +111,19 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--keep", default="", help="hub-loop: new folder for the hubs' logs and the meters' lines"
     )
+    parser.add_argument(
+        "--short", action="store_true", help="spawn, recovery, first-step: one round, to try it"
+    )
+    parser.add_argument(
+        "--concurrent", type=int, default=50, help="spawn: so many at once as well; 0: only 8"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="first-step: of each")
+    parser.add_argument("--models", default="", help="first-step: of mlp,gpt,resnet")
+    parser.add_argument("--arms", default="", help="first-step: of stock,ours,sizes,fresh")
     options = parser.parse_args(arguments)
     if unknown := set(options.names) - set(BENCHMARKS):
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there is {', '.join(BENCHMARKS)}")
+    _raise_on_terminate()
     failed = [name for name in options.names or BENCHMARKS if not _run_bounded(name, options)]
     if failed:
         sys.stderr.write(f"failed: {', '.join(failed)}\n")
@@ -88,11 +135,15 @@ def _run_bounded(name: str, options: argparse.Namespace) -> bool:
     known = BENCHMARKS[name]
     process = multiprocessing.get_context("spawn").Process(target=_run, args=(name, options))
     process.start()
-    process.join(known.at_most_s * options.rounds)
-    if process.is_alive():
-        sys.stderr.write(f"{name}: not done after {known.at_most_s * options.rounds:g} s\n")
-        process.terminate()
-        process.join(30)
+    try:
+        process.join(known.at_most_s * options.rounds)
+        if process.is_alive():
+            sys.stderr.write(f"{name}: not done after {known.at_most_s * options.rounds:g} s\n")
+    finally:
+        # Also when this process is the one that is ended: hubs and containers go with it.
+        if process.is_alive():
+            process.terminate()
+            process.join(_ENDS_WITHIN_S)
     return process.exitcode == 0
 
 

@@ -138,7 +138,7 @@ async def test_what_cannot_be_built_is_said_with_its_field(
 
 async def test_promote_and_roll_back_say_what_starts_get_then(site: Site) -> None:
     second = publish_second(site)
-    answer = await site.send("POST", f"api/caches/{second}/rollback", token="instructor")
+    answer = await site.send("POST", f"api/caches/{second}/rollback", token="admin")
     assert answer.json["sentence"] == f"Starts that fit are given {CURRENT} now."
     assert choose(site.ledger.offered_caches(HUB), CACHE_KEY).id == CURRENT
     answer = await site.send("POST", f"api/caches/{second}/rollback")
@@ -260,3 +260,23 @@ async def test_what_is_said_in_the_log_is_a_sentence(site: Site) -> None:
             False,
         ),
     ]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("POST", "api/caches", {"suite": "example", "image": "lab/base:1"}),
+        ("POST", "api/caches", {"again_of": CURRENT}),
+        ("POST", f"api/caches/{CURRENT}/rollback", None),
+        ("DELETE", f"api/caches/{CURRENT}", None),
+    ],
+)
+async def test_what_every_course_is_given_is_not_an_instructors_to_decide(
+    site: Site, method: str, path: str, body: dict[str, str] | None
+) -> None:
+    before = site.lab.ledger.caches("test")
+    answer = await site.send(method, path, body, token="instructor")
+    assert answer.status in (403, 428), answer.text
+    if body is not None:
+        assert "an admin's to decide" in answer.json["message"]
+    assert site.lab.ledger.caches("test") == before

@@ -67,11 +67,11 @@ POST   api/log/{drain}/undo       401 403 403  403  403   200   200    403  200 
 GET    api/caches                 401 403 403  200  200   200   200    403  200  403
 GET    api/caches/choices         401 403 403  200  200   200   200    403  200  403
 GET    api/caches/c0ffee000001    401 403 403  200  200   200   200    403  200  403
-POST   api/caches                 401 403 403  201  403   201   201    403  201  403
-POST   api/caches/c0ffee000001/promote  401 403 403 200 403 200 200    403  200  403
-POST   api/caches/c0ffee000001/rollback 401 403 403 200 403 200 200    403  200  403
+POST   api/caches                 401 403 403  403  403   201   201    403  201  403
+POST   api/caches/c0ffee000001/promote  401 403 403 403 403 200 200    403  200  403
+POST   api/caches/c0ffee000001/rollback 401 403 403 403 403 200 200    403  200  403
 POST   api/caches/c0ffee000002/stop     401 403 403 200 403 200 200    403  200  403
-DELETE api/caches/c0ffee000001    401 403 403  200  403   200   200    403  200  403
+DELETE api/caches/c0ffee000001    401 403 403  403  403   200   200    403  200  403
 GET    api/leases                 401 200 200  200  200   200   200    200  200  403
 POST   api/servers/bo/stop        401 403 403  403  403   202   202    403  202  403
 POST   api/servers/ana/thesis/stop 401 403 403 403  403   202   202    403  202  403

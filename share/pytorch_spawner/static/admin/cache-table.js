@@ -5,7 +5,8 @@ import { badge, details, firstSteps, megabytes, nameOf, stepList, targetTable, u
 import { agoTime } from "./list-page.js";
 
 // opened: by the id of each row whose details are open, what was read for them.
-export function cacheTable({ rows, caption, opened, canChange }) {
+export function cacheTable({ rows, caption, opened, config }) {
+  const canChange = config.canInstruct;
   const heads = ["For", "Suite", "State", "First steps", "Size", "Hits", "Used", ...(canChange ? ["Actions"] : [])];
   return h(
     "table",
@@ -20,7 +21,7 @@ export function cacheTable({ rows, caption, opened, canChange }) {
       "tbody",
       { role: "rowgroup" },
       ...rows.flatMap((row) => [
-        cacheRow(row, opened, canChange),
+        cacheRow(row, opened, canChange, config),
         ...(opened.has(row.id) ? [detailsRow(row, opened.get(row.id), heads.length)] : []),
       ]),
     ),
@@ -50,7 +51,12 @@ function opener(row, opened) {
   );
 }
 
-function cacheRow(row, opened, canChange) {
+// What every course is given is an admin's to decide.
+function mayDecide(row, config) {
+  return config.canInstruct && (config.canAdmin || Boolean(row.course));
+}
+
+function cacheRow(row, opened, canChange, config) {
   const cell = (name, ...children) => h("td", { role: "cell", "data-column": name, class: "text-break" }, ...children);
   const message = row.standing === "failed" || row.standing === "gone" ? h("span", { class: "lab-sub" }, row.message) : "";
   return h(
@@ -69,7 +75,7 @@ function cacheRow(row, opened, canChange) {
     cell("Size", h("span", { class: "text-nowrap" }, megabytes(row.size_bytes))),
     cell("Hits", row.hits ? String(row.hits) : "–"),
     cell("Used", used(row)),
-    canChange ? h("td", { role: "cell", "data-column": "" }, actions(row)) : "",
+    canChange ? h("td", { role: "cell", "data-column": "" }, mayDecide(row, config) ? actions(row) : "") : "",
   );
 }
 
@@ -99,7 +105,7 @@ function actions(row) {
 }
 
 // A build that waits or runs.
-export function buildCard(row, opened, canChange) {
+export function buildCard(row, opened, config) {
   const title = `build-${row.id}`;
   const name = nameOf(row);
   const stop = h(
@@ -120,7 +126,7 @@ export function buildCard(row, opened, canChange) {
       "div",
       { class: "lab-cache-build-head" },
       h("h3", { class: "h6 mb-0 text-break", id: title }, name),
-      canChange ? stop : "",
+      mayDecide(row, config) ? stop : "",
     ),
     h("p", { class: "lab-sub mb-2" }, `${row.image} · ${row.id} · asked for by ${row.by}, `, agoTime(row.asked_at)),
     stepList(row),

@@ -82,8 +82,8 @@ function draw(page) {
   const gone = rows.filter((row) => row.state === "expired");
   const others = rows.filter((row) => !isRunning(row) && !row.is_current && !gone.includes(row));
   const { opened, config } = page;
-  const table = (some, caption) => cacheTable({ rows: some, caption, opened, canChange: config.canInstruct });
-  fill(page.builds, running.map((row) => buildCard(row, opened, config.canInstruct)));
+  const table = (some, caption) => cacheTable({ rows: some, caption, opened, config });
+  fill(page.builds, running.map((row) => buildCard(row, opened, config)));
   fill(page.current, current.length ? [table(current, "What starts are given")] : []);
   fill(page.earlier, others.length ? [table(others, "Kept and failed")] : []);
   const summary = h("summary", { class: "mb-2" }, `${gone.length} whose files are gone; they can be built again`);

@@ -143,6 +143,12 @@ class ImageMissing(LabError):
     code = "image-missing"
 
 
+class CacheNotSealed(LabError):
+    """What a warm cache's build compiled cannot be published."""
+
+    code = "cache-not-sealed"
+
+
 class ContainerDied(LabError):
     """The container exited before its server answered."""
 

@@ -7,8 +7,9 @@ runs (a suite's), on which volumes (fresh ones), on which network (none), with w
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from docker.errors import NotFound
@@ -18,9 +19,11 @@ from pytorch_spawner.container import ContainerSpawner
 from pytorch_spawner.core import identity, plan, suites, warmcache
 from pytorch_spawner.core.gpus import Gpu
 from pytorch_spawner.core.warmcache import Cache
-from pytorch_spawner.errors import LabError, NotGranted
+from pytorch_spawner.errors import CacheNotSealed, LabError, NotGranted
+from pytorch_spawner.rules import trusted_image
 
 _SUITE_DIR: Final = "/opt/pytorch-spawner/suite"
+_SEAL_S: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,8 @@ class WarmingSpawner(ContainerSpawner):
                 f"The second container got another {what} than the first, so it proves nothing. "
                 "Build it again."
             )
+        else:
+            build = self._build = replace(build, **await self._seal(build, volumes.cache))
         told = {"build": {"suite": dict(build.suite), "check": is_check}}
         if is_check:
             told["warm_cache"] = warmcache.agent_facts(build)
@@ -164,6 +169,34 @@ class WarmingSpawner(ContainerSpawner):
             {volumes.cache: warmcache.WARM_DIR} if is_check else {},
             warmcache.environment_of(build.id),
         )
+
+    async def _seal(self, build: Cache, volume: str) -> dict[str, Any]:
+        """Make what the first container compiled read-only, with a digest of every file.
+
+        Raises:
+            CacheNotSealed: It is empty or too large, or the helper container failed.
+        """
+        who = await self.lab.call(lambda ledger: ledger.known_identity(self.user.name))
+        helper = trusted_image(self)
+        if who is None:
+            raise CacheNotSealed("The account that builds warm caches has no uid.")
+        await self.pull_image(helper)
+        code, said = await self.lab.in_lane(
+            self.object_name,
+            lambda: warm_engine.run_helper(
+                self.client,
+                helper,
+                ["python3", "-I", plan.AGENT_PATH, "--seal", "/work", _kind_of(build)],
+                {plan.AGENT_PATH: (self.lab.agent, 0o444)},
+                volume=volume,
+                user=f"{who.uid}:{who.gid}",
+                labels={f"{plan.LABEL}hub": f"{self.lab.hub}-helper"},
+                deadline_s=_SEAL_S,
+            ),
+        )
+        sealed = _sealed(code, said)
+        await self.lab.call(lambda ledger: ledger.note_cache(build.id, **sealed))
+        return sealed
 
     async def _image_id(self) -> str:
         try:
@@ -219,3 +252,25 @@ class WarmingSpawner(ContainerSpawner):
             f"{_SUITE_DIR}/{path}": (content, 0o444)
             for path, content in suites.unpack(archive).items()
         }
+
+
+def _kind_of(build: Cache) -> str:
+    """Whether the code is for a GPU, or for the very CPU that it was built on."""
+    return "gpu" if build.key and build.key.gpu else "cpu"
+
+
+def _sealed(code: int, said: str) -> dict[str, Any]:
+    """What the helper container answered.
+
+    Raises:
+        CacheNotSealed: It refused, or failed.
+    """
+    try:
+        told = json.loads(said.splitlines()[-1]) if said else {}
+    except ValueError:
+        told = {}
+    if "refused" in told:
+        raise CacheNotSealed(f"{told['refused']}.")
+    if code != 0 or not told.get("digest"):
+        raise CacheNotSealed("What was compiled could not be sealed.", detail=said[-300:])
+    return {name: told[name] for name in ("digest", "files", "size_bytes")}

@@ -143,7 +143,7 @@ def _problems(
             yield Problem("the CPU is in no pool", "pool")
     elif not inventory.gpus:
         yield Problem(
-            "no GPU of this lab is known (a hub knows them once it started a server); build for the CPU",
+            "no GPU of this lab is known (it is once a server was started); build for the CPU",
             "gpus",
         )
     elif pool and pool not in inventory.pools:

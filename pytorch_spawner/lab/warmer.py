@@ -22,8 +22,8 @@ from typing import Any, Final
 from tornado.httpclient import HTTPClientError
 
 from pytorch_spawner.adapters import engine, warm_engine
-from pytorch_spawner.agent import building, bundle
-from pytorch_spawner.core import plan, warmcache
+from pytorch_spawner.agent import building
+from pytorch_spawner.core import warmcache
 from pytorch_spawner.core.warmcache import WARMER, Cache, Target
 from pytorch_spawner.errors import LabError
 from pytorch_spawner.lab import hub_api
@@ -35,7 +35,6 @@ log = logging.getLogger("pytorch_spawner.warmer")
 _LOOK_S: Final = 1.0
 # A queue for a GPU may be long; a container that was given one must come up in minutes.
 _STOP_S: Final = 120.0
-_SEAL_S: Final = 300.0
 # What a suite prints beside our lines is of no use beyond its end.
 _MAX_LOG_BYTES: Final = 32 * 1024 * 1024
 _LOG_LINES: Final = 200
@@ -142,11 +141,16 @@ class Warmer:
             try:
                 await self._ensure_account()
                 heard = await self._round(build, "compiling", heard)
-                await self._note(build, message="Sealing what was compiled.", **heard.versions)
-                sealed = await asyncio.to_thread(self._seal, build)
+                # Before the second server starts: by it the spawner knows which container it plans,
+                # and seals what the first one made.
                 cold = heard.rows
-                # Before the second server starts: by it the spawner knows which container it plans.
-                await self._note(build, state="checking", targets=_targets(cold, []), **sealed)
+                await self._note(
+                    build,
+                    state="checking",
+                    message="Sealing what was compiled.",
+                    targets=_targets(cold, []),
+                    **heard.versions,
+                )
                 heard = await self._round(build, "checking", Heard(lines=heard.lines))
                 await self._publish(build, _targets(cold, heard.rows), heard.text)
                 is_published = True
@@ -297,39 +301,6 @@ class Warmer:
             await asyncio.sleep(_LOOK_S / 2)
 
     # -- the volume -------------------------------------------------------------------------------
-
-    def _seal(self, build: Cache) -> dict[str, Any]:
-        who = self._ledger.known_identity(WARMER)
-        known = self._ledger.cache(self._hub, build.id)
-        if who is None or known is None or known.key is None:
-            raise BuildFailed("Its container was never planned.")
-        kind = "gpu" if known.key.gpu else "cpu"
-        code, said = warm_engine.run_helper(
-            self._engine(),
-            build.image,
-            [
-                "python3",
-                "-I",
-                plan.AGENT_PATH,
-                "--seal",
-                "/work",
-                kind,
-            ],
-            {plan.AGENT_PATH: (bundle.build(None), 0o444)},
-            volume=warmcache.volumes_of(self._hub, build.id).cache,
-            user=f"{who.uid}:{who.gid}",
-            labels={plan.LABEL + "hub": f"{self._hub}-helper"},
-            deadline_s=_SEAL_S,
-        )
-        try:
-            told = json.loads(said.splitlines()[-1]) if said else {}
-        except ValueError:
-            told = {}
-        if "refused" in told:
-            raise BuildFailed(f"{told['refused']}.")
-        if code != 0 or not told.get("digest"):
-            raise BuildFailed(f"What was compiled could not be sealed: {said[-300:]}")
-        return {name: told[name] for name in ("digest", "files", "size_bytes")}
 
     async def _clean_up(self, build: Cache, *, is_published: bool) -> None:
         with contextlib.suppress(LabError, HTTPClientError, OSError, BuildFailed):

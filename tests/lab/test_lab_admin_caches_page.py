@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import lab_pages as pages
-import pytest
 import pytest_asyncio
 from lab_browser import MARKS, expect, new_page, run_browser
 from lab_fakes import HUB

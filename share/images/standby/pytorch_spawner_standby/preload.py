@@ -1,0 +1,223 @@
+"""What a standby imports and exercises, and the proof that nothing else has changed.
+
+Python and torch keep what was read at import. So everything is imported that the first compiled
+training step would import, and nothing is done that a notebook could tell: no CUDA, no compiler, no
+random number.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+# In this order: ipykernel first, as in an ordinary kernel.
+KERNEL = (
+    "ipykernel.kernelapp",
+    "ipykernel.ipkernel",
+    "ipykernel.zmqshell",
+    "ipykernel.debugger",
+)
+TORCH = (
+    "numpy",
+    "torch",
+    "torch.optim",
+    "torch.utils.data",
+    "torch._dynamo",
+    "torch._inductor.compile_fx",
+    "torch._functorch.aot_autograd",
+    "torch._inductor.select_algorithm",
+    "torch.distributed.tensor.experimental._attention",
+    "triton",
+)
+# CUDA's error for a call before cuInit.
+_NOT_INITIALISED = 3
+
+
+class Spoilt(Exception):
+    """The imports did what a notebook could tell; such a process is not handed over."""
+
+
+def preload(course: str) -> dict[str, Any]:
+    """Import everything, exercise torch, and check.
+
+    Args:
+        course: Modules beside the usual ones, separated by commas.
+
+    Returns:
+        {"absent": [...], "sets": [...]}: what the image lacks; variables that an import has set.
+    """
+    before = dict(os.environ)
+    named = tuple(name.strip() for name in course.split(",") if name.strip())
+    # torch then counts GPUs through NVML: CUDA's own counting would read CUDA_VISIBLE_DEVICES for
+    # good, before the student could set it.
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    _import_all((*KERNEL, *TORCH))
+    absent = _import_all(named)
+    if "torch" in sys.modules:
+        with _unchanged(sys.modules["torch"]), _variables_kept():
+            exercise()
+    check()
+    os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK")
+    if (had := before.get("PYTORCH_NVML_BASED_CUDA_CHECK")) is not None:
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = had
+    names = before.keys() | os.environ.keys()
+    sets = sorted(name for name in names if before.get(name) != os.environ.get(name))
+    return {"absent": absent, "sets": sets}
+
+
+def _import_all(names: Iterable[str]) -> list[str]:
+    """Import each; what the image lacks is returned. Any other failure ends the standby."""
+    absent = []
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            absent.append(name)
+    return absent
+
+
+def exercise() -> None:
+    """Make one of each: what torch imports or computes at first use is then there."""
+    if not _has_gpu():
+        _trace_once()
+    _make_once()
+    _inductor_once()
+
+
+def _has_gpu() -> bool:
+    # Tracing, even of a function on the CPU, asks CUDA for its random state and for what Triton can
+    # do there (seen with torch 2.11 on an H100: a context of 518 MiB). So with a GPU nothing is
+    # traced. It is not hidden either: torch remembers the answers for good.
+    return any(any(Path("/dev").glob(name)) for name in ("nvidia[0-9]*", "dxg", "kfd"))
+
+
+def _trace_once() -> None:
+    import torch
+    import torch._dynamo
+    from torch._dynamo.utils import counters
+
+    def tiny(x: Any) -> Any:
+        return (x * 2).sum()
+
+    with _no_profile():
+        x = torch.zeros(2, 3, requires_grad=True)
+        torch.compile(tiny, backend="eager")(x).backward()
+        _model_once()
+    weight = torch.zeros(2, requires_grad=True)
+    weight.sum().backward()
+    torch.optim.AdamW([weight]).step()
+    torch._dynamo.reset()
+    counters.clear()
+
+
+def _make_once() -> None:
+    import torch
+
+    torch.compile(lambda x: x)  # made, never called
+    for kind in (torch.optim.SGD, torch.optim.AdamW):
+        kind([torch.zeros(2, requires_grad=True)], lr=0.1)
+
+
+def _model_once() -> None:
+    """Trace a model with what most models have: dynamo's tables are made at first use."""
+    import torch
+    from torch import nn
+
+    class Block(nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.first, self.second = nn.LayerNorm(8), nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Any) -> Any:
+            y = self.norm(x)
+            y = nn.functional.scaled_dot_product_attention(y, y, y, is_causal=True)
+            return x + self.second(nn.functional.gelu(self.first(y)))
+
+    with torch.random.fork_rng(devices=[]):
+        model = Block()
+    step = torch.compile(model, backend="aot_eager")
+    for size in (2, 3):  # the second time with dynamic shapes
+        x, goal = torch.zeros(size, 4, 8), torch.zeros(size * 4, dtype=torch.long)
+        nn.functional.cross_entropy(step(x).flatten(0, 1), goal).backward()
+
+
+@contextlib.contextmanager
+def _no_profile() -> Iterator[None]:
+    """A profile belongs to the student's code: ours is neither looked up nor written."""
+    try:
+        from torch.compiler import config
+
+        patch = config.patch(job_id=None)
+    except (ImportError, AttributeError):
+        yield
+        return
+    with patch:
+        yield
+
+
+def _inductor_once() -> None:
+    with contextlib.suppress(Exception):
+        from torch._inductor.codegen.common import init_backend_registration
+
+        init_backend_registration()
+    # Parts of every cache key: hashes of torch's and Triton's own files.
+    with contextlib.suppress(Exception):
+        from torch._inductor.codecache import torch_key
+
+        torch_key()
+    with contextlib.suppress(Exception):
+        from torch._inductor.runtime.triton_compat import triton_key
+
+        triton_key()
+
+
+@contextlib.contextmanager
+def _variables_kept() -> Iterator[None]:
+    """What inductor sets at its first use (its cache's default place) it sets again at the next."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _unchanged(torch: Any) -> Iterator[None]:
+    before = _state(torch)
+    yield
+    if (after := _state(torch)) != before:
+        names = [name for name, value in before.items() if after[name] != value]
+        raise Spoilt(f"torch's {', '.join(names)} changed")
+
+
+def _state(torch: Any) -> dict[str, Any]:
+    return {
+        "random state": bytes(torch.get_rng_state().tolist()),
+        "default dtype": str(torch.get_default_dtype()),
+        "gradient mode": torch.is_grad_enabled(),
+        "thread count": torch.get_num_threads(),
+        "float32 precision": torch.get_float32_matmul_precision(),
+        "deterministic mode": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def check() -> None:
+    """Raise Spoilt if CUDA was initialised, by torch or by anything else."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        raise Spoilt("an import initialised CUDA in torch")
+    try:
+        driver = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOLOAD | os.RTLD_NOW)
+    except OSError:
+        return
+    count = ctypes.c_int()
+    if driver.cuDeviceGetCount(ctypes.byref(count)) != _NOT_INITIALISED:
+        raise Spoilt("an import initialised CUDA's driver")

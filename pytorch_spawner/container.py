@@ -103,10 +103,10 @@ class ContainerSpawner(LabTraits):
         extra_create = await self._resolved(self.extra_create_kwargs)
         extra_host = await self._resolved(self.extra_host_config)
         create, host = plan.merge(self._plan, extra_create, extra_host)
-        ours = _escaped({place: dict(mount) for place, mount in self._plan.volumes.items()})
+        ours = escaped({place: dict(mount) for place, mount in self._plan.volumes.items()})
         settings = {
-            "extra_create_kwargs": _escaped(create),
-            "extra_host_config": _escaped(host),
+            "extra_create_kwargs": escaped(create),
+            "extra_host_config": escaped(host),
             "volumes": {**self.volumes, **ours},
         }
         kept = {name: getattr(self, name) for name in settings}
@@ -256,12 +256,12 @@ class ContainerSpawner(LabTraits):
         return said
 
 
-def _escaped(value: Any) -> Any:
+def escaped(value: Any) -> Any:
     """Double the braces of every text, because DockerSpawner formats it once more."""
     if isinstance(value, str):
         return value.replace("{", "{{").replace("}", "}}")
     if isinstance(value, dict):
-        return {_escaped(key): _escaped(item) for key, item in value.items()}
+        return {escaped(key): escaped(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return type(value)(_escaped(item) for item in value)
+        return type(value)(escaped(item) for item in value)
     return value

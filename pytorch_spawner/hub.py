@@ -123,6 +123,9 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
         "load_roles",
         {"name": "lab-service", "services": [SERVICE], "scopes": _SCOPES},
     )
+    # Nobody is that account. Where a site sets blocked_users itself, later, it may log in, and gets
+    # nothing by it: only a build that was asked for starts there, as it was asked for.
+    config.Authenticator.blocked_users.add(WARMER)
     _let_users_in(config.JupyterHub, f"access:services!service={SERVICE}")
     # It counts starts that wait for a GPU, so a queue longer than it (default: 100) would refuse
     # students instead of letting them wait; PyTorchSpawner.starts_at_once does its work.

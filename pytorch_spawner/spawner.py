@@ -107,8 +107,9 @@ class PyTorchSpawner(WarmingSpawner):
         self._is_up = self._was_asked_to_stop = self._has_exited_well = False
         self._prepull()
         async with self._failures_told():
+            if (options := await self.take_build()) is not None:
+                wanted = self._request = request.parse(options, await self.offer())
             await self._begin(wanted)
-            await self.take_build()
             reach("start-written")
             await self._tell("requested", "Your server is being prepared.", warmup=self.warmup)
             self._leased = await self._take_gpus(wanted)

@@ -8,18 +8,19 @@ runs (a suite's), on which volumes (fresh ones), on which network (none), with w
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from docker.errors import NotFound
 
 from pytorch_spawner.adapters import engine, warm_engine
-from pytorch_spawner.container import ContainerSpawner
+from pytorch_spawner.container import ContainerSpawner, escaped
 from pytorch_spawner.core import identity, plan, suites, warmcache
 from pytorch_spawner.core.gpus import Gpu
 from pytorch_spawner.core.warmcache import Cache
 from pytorch_spawner.errors import CacheNotSealed, LabError, NotGranted
+from pytorch_spawner.ledger.store import Ledger
 from pytorch_spawner.rules import trusted_image
 
 _SUITE_DIR: Final = "/opt/pytorch-spawner/suite"
@@ -49,6 +50,8 @@ class WarmingSpawner(ContainerSpawner):
     # DockerSpawner's.
     network_name: Any
     use_internal_ip: Any
+    volumes: Any
+    extra_host_config: Any
 
     # The build that this start is; None for everybody's starts.
     _build: Cache | None = None
@@ -60,16 +63,21 @@ class WarmingSpawner(ContainerSpawner):
         """Whether this is the account that builds caches."""
         return bool(self.user.name == warmcache.WARMER)
 
-    async def take_build(self) -> None:
+    async def take_build(self) -> Mapping[str, Any] | None:
         """Find out which build this start is.
+
+        Returns:
+            The options of its start: the build's own, whatever the start said. None for everybody
+            else's starts.
 
         Raises:
             NotGranted: It is the warmer's account, and nobody asked for a build.
         """
         self._build = None
         if not self.is_warmer:
-            return
-        self._build = await self.lab.call(lambda ledger: ledger.cache_under_way(self.lab.hub))
+            return None
+        if not self.name:
+            self._build = await self.lab.call(lambda ledger: ledger.cache_under_way(self.lab.hub))
         if self._build is None:
             raise NotGranted(
                 "This account only builds warm caches, and none is asked for. Ask for one with "
@@ -79,6 +87,7 @@ class WarmingSpawner(ContainerSpawner):
             self._usual_network = (str(self.network_name), bool(self.use_internal_ip))
         name, is_internal = await self._network_of(self._build)
         self.network_name, self.use_internal_ip = name, is_internal
+        return warmcache.options_of(self._build)
 
     async def _network_of(self, build: Cache) -> tuple[str, bool]:
         """(name, whether it is reached by the container's own address) of a build's network."""
@@ -93,13 +102,18 @@ class WarmingSpawner(ContainerSpawner):
 
     async def courses(self) -> tuple[str, ...]:
         """The courses that the lab has something compiled for."""
-        return tuple(dict.fromkeys(one.scope for one in await self._offered() if one.scope))
+        # Also those whose cache is gone meanwhile: want of a cache never fails a start.
+        known = await self._known(lambda ledger: ledger.caches(self.lab.hub))
+        return tuple(dict.fromkeys(one.scope for one in known if one.scope))
 
     async def _offered(self) -> Sequence[Cache]:
         if not self.warm_caches or self.is_warmer:
             return ()
+        return await self._known(lambda ledger: ledger.offered_caches(self.lab.hub))
+
+    async def _known(self, ask: Callable[[Ledger], Sequence[Cache]]) -> Sequence[Cache]:
         try:
-            return await self.lab.call(lambda ledger: ledger.offered_caches(self.lab.hub))
+            return await self.lab.call(ask)
         except LabError as error:
             self.log.warning("%s: the warm caches are not known: %s", self._log_name, error)
             return ()
@@ -120,11 +134,19 @@ class WarmingSpawner(ContainerSpawner):
         for scope in dict.fromkeys((course, "")):
             key = warmcache.key_of(image_id, gpu, scope)
             found = warmcache.choose(offered, key) if key else None
-            if found is not None:
+            if found is not None and await self._is_there(found):
                 return await self._give(found)
-        key = warmcache.key_of(image_id, gpu, "")
+        has_own = any(one.scope == course for one in offered)
+        key = warmcache.key_of(image_id, gpu, course if has_own else "")
         why = warmcache.why_none(offered, key) if key else "This GPU's facts are not known."
         return Warm(agent={"why_no_cache": why})
+
+    async def _is_there(self, cache: Cache) -> bool:
+        """Whether its volume is; the engine would make an empty one of that name."""
+        if await self._call(warm_engine.has_volume, cache.volume):
+            return True
+        self.log.warning("the volume of the warm cache %s is gone", cache.id)
+        return False
 
     async def _give(self, cache: Cache) -> Warm:
         try:
@@ -217,7 +239,8 @@ class WarmingSpawner(ContainerSpawner):
             return engine.Place(volume=volumes.check if is_check else volumes.cache)
         name = f"{self.hub_id}-cache-{identity.slug(self.user.name)}"
         scope = warm.cache.scope if warm.cache else ""
-        return engine.Place(volume=f"{name}-{identity.slug(scope)}" if scope else name)
+        # Two hyphens stand in no slug, so no user's name makes another's volume.
+        return engine.Place(volume=f"{name}--{identity.slug(scope)}" if scope else name)
 
     def home_place(self) -> engine.Place:
         """The home; a build gets an empty one of its own, for a suite's code may write there."""
@@ -230,6 +253,20 @@ class WarmingSpawner(ContainerSpawner):
         return engine.Place(volume=f"{self.hub_id}-home-{owner}")
 
     # -- the container of a build ---------------------------------------------------------------
+
+    async def create_object(self) -> Any:
+        """Create it; a build's without what a site mounts or connects for its people."""
+        if self._build is None:
+            return await super().create_object()
+        kept = self.volumes, self.extra_host_config
+        host = await self._resolved(self.extra_host_config)
+        for name in ("binds", "mounts", "network_mode"):
+            host.pop(name, None)
+        self.volumes, self.extra_host_config = {}, escaped(host)
+        try:
+            return await super().create_object()
+        finally:
+            self.volumes, self.extra_host_config = kept
 
     async def get_command(self) -> list[str]:
         if self._build is not None:

@@ -9,6 +9,7 @@ from docker.errors import APIError, NotFound
 
 from pytorch_spawner.adapters.engine import put_files, remove, translated
 from pytorch_spawner.core.plan import LABEL
+from pytorch_spawner.errors import EngineRefused
 
 _MAX_LINE_BYTES: Final = 64 * 1024
 
@@ -16,8 +17,14 @@ _MAX_LINE_BYTES: Final = 64 * 1024
 def make_offline_network(client: Any, name: str, hub: str) -> None:
     """Make a network without a way out, on which containers do not reach each other either."""
     with translated():
-        if any(one["Name"] == name for one in client.networks(names=[name])):
-            return
+        for one in client.networks(names=[name]):
+            if one["Name"] == name and not one.get("Internal"):
+                raise EngineRefused(
+                    f"The network {name} has a way out; warm caches are built without one. Remove "
+                    "it, or name another with warmer_network."
+                )
+            if one["Name"] == name:
+                return
         client.create_network(
             name,
             driver="bridge",
@@ -26,6 +33,23 @@ def make_offline_network(client: Any, name: str, hub: str) -> None:
             options={"com.docker.network.bridge.enable_icc": "false"},
             labels={f"{LABEL}hub": f"{hub}-helper"},
         )
+
+
+def has_volume(client: Any, name: str) -> bool:
+    """Whether there is a volume of that name."""
+    with translated():
+        try:
+            client.inspect_volume(name)
+        except NotFound:
+            return False
+    return True
+
+
+def volumes_named(client: Any, prefix: str) -> tuple[str, ...]:
+    """The names of all volumes that begin so."""
+    with translated():
+        listed = client.volumes().get("Volumes") or ()
+    return tuple(one["Name"] for one in listed if one["Name"].startswith(prefix))
 
 
 def remove_volume(client: Any, name: str) -> bool:

@@ -11,6 +11,7 @@ import http.server
 import json
 import os
 import re
+import signal
 import sys
 import threading
 import time
@@ -31,6 +32,7 @@ _LOOK_S = 1.0
 # The service reads the last line and stops the server; without a service the container ends alone.
 _LINGER_S = 120.0
 _TAIL = 2000
+_MAX_LINE = 8000
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -82,6 +84,8 @@ def main(config: Config, job: Mapping[str, Any], environ: Mapping[str, str]) -> 
         job: ``{"suite": {...}, "check": bool}``.
         environ: Of the container, with JupyterHub's address of this server.
     """
+    # The first process of a container is ended by no signal that it does not ask for.
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     answer_the_hub(environ)
     is_fine = _prepare(config) and _run_all(config, job)
     tell("done", {"ok": is_fine})
@@ -104,8 +108,9 @@ def _prepare(config: Config) -> bool:
 def _run_all(config: Config, job: Mapping[str, Any]) -> bool:
     suite = job["suite"]
     ends_at = time.monotonic() + float(suite["deadline_s"])
+    disk = _Disk((config.cache_dir, os.environ.get("HOME", "/tmp"), "/tmp", "/var/tmp"))  # noqa: S108
     for run in plan(list(suite["targets"]), is_check=bool(job["check"])):
-        why, tail = _run(config, run, ends_at - time.monotonic())
+        why, tail = _run(config, run, ends_at - time.monotonic(), disk)
         if why:
             name = str(run.target["name"])
             tell("failed", {"name": name, "size": run.sizes[0], "message": why, "tail": tail})
@@ -113,7 +118,7 @@ def _run_all(config: Config, job: Mapping[str, Any]) -> bool:
     return True
 
 
-def _run(config: Config, run: Run, left_s: float) -> Tuple[str, str]:
+def _run(config: Config, run: Run, left_s: float, disk: _Disk) -> Tuple[str, str]:
     """Run one process.
 
     Returns:
@@ -134,16 +139,15 @@ def _run(config: Config, run: Run, left_s: float) -> Tuple[str, str]:
         elif kind == "versions":
             tell("versions", data)
 
-    full = _Disk((config.cache_dir, os.environ.get("HOME", "/tmp"), "/tmp"))  # noqa: S108
     ended = child.run(
         "warm-target",
         {"target": dict(run.target), "sizes": list(run.sizes), "gpu": config.may_use_gpu},
         receive,
-        idle_s=full.patience_s,
+        idle_s=disk.patience_s,
         total_s=left_s,
     )
     tail = _ANSI.sub("", ended.tail)[-_TAIL:]
-    if full.is_full:
+    if disk.is_full:
         return f"It wrote more than {MAX_DISK_BYTES // 1024**3} GiB to the disk.", tail
     if ended.late:
         return "The suite did not end before its deadline.", tail
@@ -191,7 +195,12 @@ def _size(place: str) -> int:
 
 def tell(kind: str, data: Mapping[str, Any]) -> None:
     """Say a line to the service, which reads the container's log."""
-    sys.stdout.write(f"{PREFIX}{json.dumps({'kind': kind, **data})[:8000]}\n")
+    said = {"kind": kind, **data}
+    line = json.dumps(said)
+    if len(line) > _MAX_LINE and "tail" in said:  # what is beyond ASCII takes six characters each
+        said["tail"] = str(said["tail"])[-_TAIL // 8 :]
+        line = json.dumps(said)
+    sys.stdout.write(f"{PREFIX}{line}\n")
     sys.stdout.flush()
 
 

@@ -9,6 +9,7 @@ hard where it cannot (torch 2.13, "InductorError: PermissionError .../locks").
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -16,6 +17,7 @@ import re
 import shutil
 import stat
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,7 @@ MAX_BYTES = 2 * 1024**3
 _KEPT = ("inductor", "triton")
 _LEFT_OUT = re.compile(r"(^|/)(locks(/|$)|[^/]*\.lock$|\.?tmp\.|[^/]*\.tmp$|__pycache__(/|$))")
 _SEEDED = ".seeded.json"
+_STAGING = ".seed-"
 _REMEMBERED = 8
 _CHUNK = 1024 * 1024
 
@@ -67,23 +70,42 @@ def seed(source: Path, target: Path, cache_id: str, digest: str) -> Seeded:
         SeedRefused: It is not what was sealed, or there is no room; nothing was copied.
     """
     began = time.monotonic()
-    if cache_id in _seeded(target):
-        return Seeded(0, 0, time.monotonic() - began)
     files = _read_manifest(source, digest)
-    staging = target / f".seed-{cache_id}"
-    shutil.rmtree(staging, ignore_errors=True)
     try:
-        total = _copy_all(source, staging, files)
-        _move_in(staging, target, files)
+        with _alone(target):
+            if cache_id in _seeded(target) and _is_whole(target, files):
+                return Seeded(0, 0, time.monotonic() - began)
+            staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=target))
+            try:
+                total = _copy_all(source, staging, files)
+                _move_in(staging, target, files)
+            finally:
+                shutil.rmtree(staging, ignore_errors=True)
+            _remember(target, cache_id)
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise SeedRefused(
             f"The warm cache could not be copied ({why}), so the first compile takes its usual time"
         ) from error
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    _remember(target, cache_id)
     return Seeded(len(files), total, time.monotonic() - began)
+
+
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """One at a time: a person's other server may share the private cache. Leftovers go first."""
+    fd = os.open(target / ".seed.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        for left in target.glob(f"{_STAGING}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        yield
+    finally:
+        os.close(fd)
+
+
+def _is_whole(target: Path, files: Dict[str, Tuple[int, str]]) -> bool:
+    """Whether every file is there still: people empty caches, and leave hidden files behind."""
+    return all(target.joinpath(path).is_file() for path in files)
 
 
 def _read_manifest(source: Path, digest: str) -> Dict[str, Tuple[int, str]]:
@@ -130,7 +152,8 @@ def _altered() -> SeedRefused:
 
 def _move_in(staging: Path, target: Path, files: Dict[str, Tuple[int, str]]) -> None:
     made = set()
-    for path in files:
+    # Triton's "__grp__" files name the others of a kernel: whoever finds one finds them all.
+    for path in sorted(files, key=lambda path: ("/__grp__" in path, path)):
         place = target / path
         if place.parent not in made:
             place.parent.mkdir(parents=True, exist_ok=True)

@@ -8,6 +8,7 @@ _inductor/codecache.py, FxGraphHashDetails), so with another key it would be dea
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -148,6 +149,16 @@ def key_of(image_id: str, gpu: Gpu | None, scope: str) -> CacheKey | None:
     return CacheKey(image_id, name, f"{major}.{minor}", gpu.driver.partition(".")[0], scope)
 
 
+def options_of(build: Cache) -> dict[str, Any]:
+    """The options of a build's start, as ``core.request`` reads them."""
+    return {
+        "image": build.image,
+        "on_busy": "queue",
+        **({"gpus": 1} if build.gpus else {"share": "none"}),
+        **({"pool": build.pool} if build.gpus and build.pool else {}),
+    }
+
+
 @dataclass(frozen=True, slots=True)
 class Volumes:
     """The volumes of a build: what is published, and what is thrown away at its end."""
@@ -161,11 +172,26 @@ class Volumes:
         """Those that go when the build ends, whatever came of it."""
         return (self.check, *self.homes)
 
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Everything that a build under way uses."""
+        return (self.cache, *self.passing)
+
 
 def volumes_of(hub: str, cache_id: str) -> Volumes:
     """The names of a build's volumes."""
     name = f"{hub}-warm-{cache_id}"
     return Volumes(name, f"{name}-check", (f"{name}-home-1", f"{name}-home-2"))
+
+
+def is_volume_of(hub: str, name: str) -> bool:
+    """Whether a volume is one of a build of this hub, by its name alone.
+
+    Strict, because what is not known any more is removed: another hub's id may begin alike.
+    """
+    return (
+        re.fullmatch(rf"{re.escape(hub)}-warm-[0-9a-f]{{12}}(-check|-home-[12])?", name) is not None
+    )
 
 
 def environment_of(cache_id: str, imports: Iterable[str] = ()) -> dict[str, str]:
@@ -266,7 +292,12 @@ def to_expire(
     return tuple(gone)
 
 
-def why_not_published(targets: Sequence[Target], *, max_warm_ratio: float = 0.9) -> str:
+def why_not_published(
+    targets: Sequence[Target],
+    expected: Collection[tuple[str, int | None]] = (),
+    *,
+    max_warm_ratio: float = 0.9,
+) -> str:
     """Why a checked build must not be given out; "" when it may.
 
     A cache that does not help is worse than none: its files are copied for nothing. Every graph has
@@ -275,10 +306,13 @@ def why_not_published(targets: Sequence[Target], *, max_warm_ratio: float = 0.9)
 
     Args:
         targets: As measured.
+        expected: (target, size) of everything that has to be proved.
         max_warm_ratio: Most that all warm seconds may be of all cold ones.
     """
     if not targets:
         return "Nothing was compiled: the suite has no target that ran."
+    for name, missing in set(expected) - {(one.name, one.size) for one in targets}:
+        return f"{name}{'' if missing is None else f' at size {missing}'} did not run."
     for one in targets:
         size = "" if one.size is None else f" at size {one.size}"
         if one.warm_s is None:

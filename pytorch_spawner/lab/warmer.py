@@ -14,10 +14,11 @@ import json
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from tornado.httpclient import HTTPClientError
 
@@ -28,8 +29,9 @@ from pytorch_spawner.core.warmcache import WARMER, Cache, Target
 from pytorch_spawner.errors import LabError
 from pytorch_spawner.lab import hub_api
 from pytorch_spawner.lab.settings import LabSettings
-from pytorch_spawner.ledger.store import Ledger
+from pytorch_spawner.ledger.store import Ledger, Start
 
+T = TypeVar("T")
 log = logging.getLogger("pytorch_spawner.warmer")
 
 _LOOK_S: Final = 1.0
@@ -38,6 +40,9 @@ _STOP_S: Final = 120.0
 # What a suite prints beside our lines is of no use beyond its end.
 _MAX_LOG_BYTES: Final = 32 * 1024 * 1024
 _LOG_LINES: Final = 200
+_MAX_ROWS: Final = 1000
+# So often the hub is asked about a server that it does not know before the start counts as lost.
+_LOST_LOOKS: Final = 5
 _GRACE_S: Final = 60.0
 
 
@@ -49,17 +54,18 @@ class BuildFailed(Exception):
 class Heard:
     """What one container of a build said so far."""
 
+    names: frozenset[str] = frozenset()
     rows: list[dict[str, Any]] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     failure: dict[str, Any] | None = None
     is_done: bool = False
-    lines: list[str] = field(default_factory=list)
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG_LINES))
 
     def take(self, line: bytes) -> None:
         """Read one line of the container's log."""
         text = line.decode("utf-8", "replace")
         if not text.startswith(building.PREFIX):
-            self.lines = [*self.lines[-_LOG_LINES:], text[:400]]
+            self.lines.append(text[:400])
             return
         try:
             said = json.loads(text[len(building.PREFIX) :])
@@ -68,7 +74,7 @@ class Heard:
         if not isinstance(said, dict):
             return
         kind = said.get("kind")
-        if kind == "target" and len(self.rows) < 1000:
+        if kind == "target" and self._is_row(said):
             self.rows.append(said)
             self.lines.append(_line_of(said))
         elif kind == "versions":
@@ -77,14 +83,23 @@ class Heard:
             }
         elif kind == "failed" and self.failure is None:
             self.failure = said
-            self.lines += str(said.get("tail", "")).splitlines()[-40:]
+            self.lines.extend(str(said.get("tail", "")).splitlines()[-40:])
         elif kind == "done":
+            if said.get("ok") is not True and self.failure is None:
+                self.failure = {"name": "", "message": "A target failed; see the log."}
             self.is_done = True
+
+    def _is_row(self, said: dict[str, Any]) -> bool:
+        name, size = said.get("name"), said.get("size")
+        is_size = size is None or (isinstance(size, int) and not isinstance(size, bool))
+        return (
+            len(self.rows) < _MAX_ROWS and isinstance(name, str) and name in self.names and is_size
+        )
 
     @property
     def text(self) -> str:
         """The log for people."""
-        return "\n".join(self.lines)[-12_000:]
+        return "\n".join([*self.lines])[-12_000:]
 
 
 def _line_of(row: dict[str, Any]) -> str:
@@ -119,8 +134,10 @@ class Warmer:
                     await self._build(build)
                     self._expired_at = -1e9
             except (LabError, HTTPClientError, OSError) as error:
+                is_first = True
                 log.warning("no warm caches are built at the moment: %s", error)
             except Exception:  # a background loop: one odd answer must not end it for good
+                is_first = True
                 log.exception("the building of warm caches fell over")
             await asyncio.sleep(_LOOK_S)
 
@@ -136,7 +153,8 @@ class Warmer:
 
     async def _build(self, build: Cache) -> None:
         log.info("building warm cache %s: suite=%s", build.id, build.suite.get("name"))
-        is_published, heard = False, Heard()
+        names = frozenset(str(one["name"]) for one in build.suite["targets"])
+        is_published, heard = False, Heard(names)
         try:
             try:
                 await self._ensure_account()
@@ -151,22 +169,31 @@ class Warmer:
                     targets=_targets(cold, []),
                     **heard.versions,
                 )
-                heard = await self._round(build, "checking", Heard(lines=heard.lines))
+                heard = await self._round(build, "checking", Heard(names, lines=heard.lines))
                 await self._publish(build, _targets(cold, heard.rows), heard.text)
                 is_published = True
             except BuildFailed as error:
                 await self._fail(build, str(error), heard.text)
             except (LabError, HTTPClientError, OSError) as error:
                 await self._fail(build, _reason(error), heard.text)
-        finally:
-            await self._clean_up(build, is_published=is_published)
+        except asyncio.CancelledError:
+            raise  # the service ends at once; the next one tidies up
+        except Exception:
+            await self._clean_up(build, is_published=False)
+            raise
+        await self._clean_up(build, is_published=is_published)
 
     async def _publish(self, build: Cache, targets: tuple[Target, ...], text: str) -> None:
         await self._note(build, targets=targets, log=text)
-        if why := warmcache.why_not_published(targets):
+        expected = [
+            (str(run.target["name"]), size)
+            for run in building.plan(list(build.suite["targets"]), is_check=True)
+            for size in run.sizes
+        ]
+        if why := warmcache.why_not_published(targets, expected):
             raise BuildFailed(why)
-        await self._note(build, state="published", message="")
-        await self._call(lambda ledger: ledger.promote_cache(self._hub, build.id, build.by))
+        if not await self._call(lambda ledger: ledger.publish_cache(self._hub, build.id, build.by)):
+            raise BuildFailed("Somebody stopped it.")
         log.info("published warm cache %s", build.id)
 
     async def _ensure_account(self) -> None:
@@ -184,12 +211,8 @@ class Warmer:
                 asked to stop.
         """
         await self._stop_server()
-        options = {"image": build.image, "on_busy": "queue"}
-        options |= {"gpus": "1"} if build.gpus else {"share": "none"}
-        if build.gpus and build.pool:
-            options["pool"] = build.pool
         began = time.time()
-        body = json.dumps(options).encode()
+        body = json.dumps(warmcache.options_of(build)).encode()
         asking = asyncio.create_task(
             hub_api.ask(self._settings, hub_api.server_path(WARMER, ""), "POST", body=body)
         )
@@ -197,12 +220,16 @@ class Warmer:
         over = threading.Event()
         try:
             container = await self._wait_for_container(build, asking, began)
-            reading = asyncio.create_task(asyncio.to_thread(self._read, container, heard, over))
-            await self._follow(build, doing, heard, reading)
+            await self._follow(build, doing, heard, self._begin_reading(container, heard, over))
+        except asyncio.CancelledError:
+            raise  # the service ends; the next one stops the server
+        except BaseException:
+            await self._stop_server()
+            raise
         finally:
             asking.cancel()
             over.set()
-            await self._stop_server()
+        await self._stop_server()
         if heard.failure is not None:
             name = str(heard.failure.get("name", ""))[:60]
             said = str(heard.failure.get("message", ""))[:400]
@@ -213,38 +240,63 @@ class Warmer:
         self, build: Cache, asking: asyncio.Task[bytes], began: float
     ) -> str:
         """Wait while the start queues and is prepared; returns the running container's id."""
+        lost = 0
         while True:
-            containers = await asyncio.to_thread(engine.list_containers, self._engine(), self._hub)
-            for one in containers:
-                if one.server == (WARMER, "") and one.is_running:
-                    return one.id
-            if why := await self._why_not_starting(build, asking, began):
+            start = await self._call(lambda ledger: ledger.latest_start(self._hub, WARMER, ""))
+            is_ours = start is not None and start.created_at >= began - 1
+            if is_ours:
+                containers = await self._with_engine(engine.list_containers, self._hub)
+                for one in containers:
+                    if one.label("start") == start.id and one.is_running:
+                        return one.id
+            if why := await self._why_not_starting(build, asking, start if is_ours else None):
                 raise BuildFailed(why)
+            lost = lost + 1 if asking.done() and not await self._has_server() else 0
+            if lost > _LOST_LOOKS:
+                raise BuildFailed("Its server did not start; see the hub's log.")
             await asyncio.sleep(_LOOK_S)
 
     async def _why_not_starting(
-        self, build: Cache, asking: asyncio.Task[bytes], began: float
+        self, build: Cache, asking: asyncio.Task[bytes], start: Start | None
     ) -> str:
         if await self._is_stopped(build):
             return "Somebody stopped it."
-        start = await self._call(lambda ledger: ledger.latest_start(self._hub, WARMER, ""))
-        if start is not None and start.created_at >= began - 1:
-            if start.ended_at is not None and start.outcome == "stopped":
-                return "Its server was stopped."
+        if start is not None:
             events = await self._call(lambda ledger: ledger.read_events(start.id, 0))
-            for event in reversed(events):
-                said = str(event.data.get("message") or event.data.get("reason") or "")
-                if event.kind == "start" and event.data.get("stage") == "failed":
-                    return said or "Its container did not start."
-                if event.kind == "queue":
-                    place = event.data.get("place")
-                    await self._note(build, message=f"Number {place} in the queue. {said}")
-                break
-        if asking.done() and (error := asking.exception()) is not None:
-            if not isinstance(error, HTTPClientError) or error.code != 599:
-                return _reason(error)
-            await asyncio.sleep(_LOOK_S)
-        return ""
+            last = events[-1] if events else None
+            said = str(last.data.get("message") or last.data.get("reason") or "") if last else ""
+            if last and last.kind == "start" and last.data.get("stage") == "failed":
+                return said or "Its container did not start."
+            if start.ended_at is not None:
+                return "Its server was stopped."
+            if last and last.kind == "queue":
+                place = last.data.get("place")
+                await self._note(build, message=f"Number {place} in the queue. {said}")
+        error = asking.exception() if asking.done() else None
+        # 599: the hub took longer than the request was waited for.
+        is_slow = isinstance(error, HTTPClientError) and error.code == 599
+        return "" if error is None or is_slow else _reason(error)
+
+    def _begin_reading(
+        self, container: str, heard: Heard, over: threading.Event
+    ) -> asyncio.Future[None]:
+        """Read the log in a thread that keeps no process alive."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def finish() -> None:
+            if not done.done():
+                done.set_result(None)
+
+        def read() -> None:
+            try:
+                self._read(container, heard, over)
+            finally:
+                with contextlib.suppress(RuntimeError):  # the loop is closed: the service ended
+                    loop.call_soon_threadsafe(finish)
+
+        threading.Thread(target=read, daemon=True, name="warmer-log").start()
+        return done
 
     def _read(self, container: str, heard: Heard, over: threading.Event) -> None:
         with contextlib.suppress(LabError):
@@ -254,7 +306,7 @@ class Warmer:
                     return
 
     async def _follow(
-        self, build: Cache, doing: str, heard: Heard, reading: asyncio.Task[None]
+        self, build: Cache, doing: str, heard: Heard, reading: asyncio.Future[None]
     ) -> None:
         ends_at = time.monotonic() + float(build.suite["deadline_s"]) + _GRACE_S
         all_rows = sum(
@@ -278,24 +330,32 @@ class Warmer:
         if not heard.is_done and heard.failure is None:
             raise BuildFailed("Its container ended before it was done.")
 
+    async def _server(self) -> tuple[bool, str]:
+        """Whether the account has a server, and what is pending of it, as the hub says."""
+        try:
+            said = json.loads(await hub_api.ask(self._settings, hub_api.user_path(WARMER)))
+        except HTTPClientError as error:
+            if error.code == 404:
+                return False, ""
+            raise
+        server = (said.get("servers") or {}).get("")
+        if server is None:
+            return bool(said.get("pending")), str(said.get("pending") or "")
+        return True, str(server.get("pending") or "")
+
+    async def _has_server(self) -> bool:
+        return (await self._server())[0]
+
     async def _stop_server(self) -> None:
         """Stop the account's server and wait until the hub has forgotten it, its GPU given back."""
         ends_at = time.monotonic() + _STOP_S
         while True:
-            try:
-                said = json.loads(await hub_api.ask(self._settings, hub_api.user_path(WARMER)))
-            except HTTPClientError as error:
-                if error.code == 404:
-                    return
-                raise
-            server = (said.get("servers") or {}).get("")
-            if server is None and not said.get("pending"):
+            is_there, pending = await self._server()
+            if not is_there:
                 return
             if time.monotonic() > ends_at:
-                raise BuildFailed(
-                    "The server of the last build cannot be stopped; see the hub's log."
-                )
-            if server is None or server.get("pending") != "stop":
+                raise BuildFailed("Its server cannot be stopped; see the hub's log.")
+            if pending != "stop":
                 with contextlib.suppress(HTTPClientError):
                     await hub_api.ask(self._settings, hub_api.server_path(WARMER, ""), "DELETE")
             await asyncio.sleep(_LOOK_S / 2)
@@ -303,30 +363,40 @@ class Warmer:
     # -- the volume -------------------------------------------------------------------------------
 
     async def _clean_up(self, build: Cache, *, is_published: bool) -> None:
+        """Throw away what a build leaves; what cannot go yet, the next sweep takes."""
+        volumes = warmcache.volumes_of(self._hub, build.id)
         with contextlib.suppress(LabError, HTTPClientError, OSError, BuildFailed):
             await self._stop_server()
-        volumes = warmcache.volumes_of(self._hub, build.id)
-        for name in (*volumes.passing, *(() if is_published else (volumes.cache,))):
-            try:
-                await asyncio.to_thread(warm_engine.remove_volume, self._engine(), name)
-            except LabError as error:
-                log.warning("a volume of a build stays: %s", error)
+            for name in (*volumes.passing, *(() if is_published else (volumes.cache,))):
+                await self._with_engine(warm_engine.remove_volume, name)
+        self._expired_at = -1e9
 
     async def _expire_now_and_then(self) -> None:
+        """Caches whose time is over, and volumes that no build and no cache owns any more."""
         if time.monotonic() - self._expired_at < self._settings.reconcile_s:
             return
         self._expired_at = time.monotonic()
+        names = await self._with_engine(warm_engine.volumes_named, f"{self._hub}-warm-")
+        there = {name for name in names if warmcache.is_volume_of(self._hub, name)}
         caches = await self._call(lambda ledger: ledger.caches(self._hub))
         cap = int(self._settings.warm_cache_gib * 2**30)
-        gone = set(warmcache.to_expire(caches, self._ledger.now(), cap))
+        for cache_id in warmcache.to_expire(caches, self._ledger.now(), cap):
+            # Before its files: a start that is planned meanwhile does not find it any more.
+            await self._expire(cache_id, "Its place was needed.")
         for one in caches:
-            # Also those that somebody removed while a server still had them mounted.
-            is_left = one.state == "expired" and one.volume
-            if (one.id in gone or is_left) and await asyncio.to_thread(
-                warm_engine.remove_volume, self._engine(), one.volume
-            ):
-                why = "Its place was needed." if one.id in gone else one.message
-                await self._call(partial(Ledger.expire_cache, cache_id=one.id, why=why))
+            if one.volume and one.volume not in there and one.state in ("published", "expired"):
+                gone = "Its volume is gone." if one.state == "published" else one.message
+                await self._expire(one.id, gone)
+        caches = await self._call(lambda ledger: ledger.caches(self._hub))
+        owned = {one.volume for one in caches if one.state == "published"}
+        for one in caches:
+            if one.state in warmcache.UNDER_WAY:
+                owned |= set(warmcache.volumes_of(self._hub, one.id).all)
+        for name in there - owned:
+            await self._with_engine(warm_engine.remove_volume, name)
+
+    async def _expire(self, cache_id: str, why: str) -> None:
+        await self._call(partial(Ledger.expire_cache, cache_id=cache_id, why=why))
 
     # -- small things -----------------------------------------------------------------------------
 
@@ -342,6 +412,10 @@ class Warmer:
 
     async def _call(self, function: Callable[[Ledger], Any]) -> Any:
         return await asyncio.to_thread(function, self._ledger)
+
+    async def _with_engine(self, ask: Callable[..., T], *args: Any) -> T:
+        """Ask the engine in a thread: connecting to one that hangs takes a minute, too."""
+        return await asyncio.to_thread(lambda: ask(self._engine(), *args))
 
     def _engine(self) -> Any:
         if self._client is None:

@@ -263,6 +263,20 @@ class Caches(Log):
             self._set_promoted(session, row, by, self._moment(session, hub))
             return True
 
+    def publish_cache(self, hub: str, cache_id: str, by: str) -> bool:
+        """Give a build that was proved to starts, in one step.
+
+        Returns:
+            False where it is not being checked any more, or somebody asked to stop it.
+        """
+        with self._transaction() as session:
+            row = _find(session, hub, cache_id)
+            if row is None or row.state != "checking" or row.stop_asked:
+                return False
+            row.state, row.message, row.ended_at = "published", "", self.now()
+            self._set_promoted(session, row, by, self._moment(session, hub))
+            return True
+
     def retire_cache(
         self,
         hub: str,

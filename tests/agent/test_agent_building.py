@@ -54,6 +54,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 def run(monkeypatch: pytest.MonkeyPatch, outcome: Any, job: Any = None) -> None:
     monkeypatch.setattr(building, "_LINGER_S", 0)
     monkeypatch.setattr(building, "answer_the_hub", lambda _: None)
+    monkeypatch.setattr(building, "_size", lambda _: 0)
     monkeypatch.setattr(building.child, "run", outcome)
     building.main(Config(cache_dir="/nowhere"), job or JOB, {})
 
@@ -128,3 +129,11 @@ def test_a_warm_cache_that_is_not_whole_is_none() -> None:
     config, _ = parse(json.dumps({"warm_cache": odd}))
     assert config.warm_cache is not None
     assert config.warm_cache.targets == (("gpt", None, None),)
+
+
+def test_a_long_tail_of_odd_characters_never_breaks_the_line(monkeypatch, capsys) -> None:
+    run(monkeypatch, lambda *_, **__: ended(1, "█" * 2000))
+    first, last = said(capsys)
+    assert first["kind"] == "failed"
+    assert set(first["tail"]) == {"█"}
+    assert last["ok"] is False

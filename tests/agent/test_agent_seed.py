@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ def content_of(root: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(root)): path.read_bytes()
         for path in root.rglob("*")
-        if path.is_file() and not path.name.startswith(".seeded")
+        if path.is_file() and not path.name.startswith(".seed")
     }
 
 
@@ -116,9 +117,28 @@ def test_a_student_gets_every_file_writable_and_at_the_same_place(sealed, privat
 def test_what_was_copied_once_is_not_copied_again(sealed, private) -> None:
     root, told = sealed
     seed.seed(root, private, "c1", told["digest"])
-    (private / "inductor/ab/wrapper.py").unlink()
     assert seed.seed(root, private, "c1", told["digest"]).files == 0
     assert seed.seed(root, private, "c2", told["digest"]).files == len(FILES)
+
+
+def test_what_somebody_removed_is_copied_again(sealed, private) -> None:
+    root, told = sealed
+    seed.seed(root, private, "c1", told["digest"])
+    (private / "inductor/ab/wrapper.py").unlink()
+    assert seed.seed(root, private, "c1", told["digest"]).files == len(FILES)
+    assert content_of(private) == FILES
+
+
+def test_two_servers_of_one_person_seed_one_after_the_other(sealed, private) -> None:
+    root, told = sealed
+    (private / ".seed-left-by-a-crash").mkdir()
+    with ThreadPoolExecutor(4) as threads:
+        done = list(
+            threads.map(lambda _: seed.seed(root, private, "c1", told["digest"]).files, range(8))
+        )
+    assert sorted(done) == [0] * 7 + [len(FILES)]
+    assert content_of(private) == FILES
+    assert not list(private.glob(".seed-*"))
 
 
 def test_what_the_student_compiled_stays(sealed, private) -> None:

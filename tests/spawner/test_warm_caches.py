@@ -168,10 +168,13 @@ def test_a_build_is_proved_in_a_second_container_and_leaves_nothing_behind(
     assert general.files > 2
     assert general.size_bytes > 1000
     assert general.promoted_at is not None
-    kept = {name for name in volumes(lab) if "-warm-" in name}
-    assert general.volume in kept
-    assert not [name for name in kept if "check" in name or "home" in name]
-    assert lab.server(WARMER) is None
+    lab.wait_until(lambda: lab.server(WARMER) is None, 30, "its server runs on")
+    made = f"{lab.hub_id}-warm-"
+    lab.wait_until(
+        lambda: {one for one in volumes(lab) if one.startswith(made)} == {general.volume},
+        30,
+        "volumes of the build stay",
+    )
 
 
 BAD = {
@@ -252,6 +255,25 @@ def test_nobody_starts_the_warmers_account_for_something_else(lab: Lab) -> None:
     answer = lab.api("POST", f"users/{WARMER}/server", json={"share": "none"})
     assert answer.status_code >= 400
     assert "only builds warm caches" in answer.json()["message"]
+
+
+@pytest.mark.parametrize("name", ["", "other"])
+def test_whoever_logs_in_as_the_warmer_changes_nothing_about_a_build(lab: Lab, name: str) -> None:
+    files = suite("import time\ndef step(): time.sleep(600)", deadline_s=600)
+    read = suites.read_suite(files)
+    asked = lab.ledger().request_cache(
+        lab.hub_id, by="kim", scope="", image=IMAGE, pool="", gpus=0, suite=read.as_json(),
+        suite_digest="0", archive=suites.pack(files),
+    )  # fmt: skip
+    lab.wait_until(lambda: lab.server(WARMER), 30, "it did not begin")
+    answer = lab.spawn(WARMER, {"image": "other", "share": "none"}, name)
+    assert answer.status_code >= 400, answer.text
+    if name:
+        assert "only builds warm caches" in answer.json()["message"]
+    said = lab.container(WARMER).attrs["Config"]["Image"]
+    assert said == IMAGE
+    assert lab.ledger().cancel_cache(lab.hub_id, asked.id, "kim")
+    assert wait_for(lab, asked.id, 40).state == "failed"
 
 
 def test_a_build_that_the_service_lost_is_said_to_have_failed(lab: Lab) -> None:
@@ -338,6 +360,25 @@ def test_an_altered_cache_is_not_used_and_the_student_is_told(lab: Lab, general:
     finally:
         mend = "for f in $(find /w -name '*.py'); do sed -i '$d' $f; done; chmod -R a-w /w"
         subprocess.run([*run, "--entrypoint", "sh", IMAGE, "-c", mend], check=True)
+
+
+def test_two_servers_of_one_person_share_the_private_cache(lab: Lab, general: Cache) -> None:
+    for name in ("", "second"):
+        answer = lab.spawn("ben", {"share": "none"}, name)
+        assert answer.status_code in (201, 202), answer.text
+    for name in ("", "second"):
+        lab.wait_ready("ben", name)
+    lab.wait_until(lambda: told(lab, "ben"), 60, "nothing was said")
+    assert [one["phase"] for one in told(lab, "ben")] == ["done"]
+    assert step(lab, "ben", model(16))[1] == 0
+
+
+def test_a_student_who_empties_the_cache_gets_it_again(lab: Lab, general: Cache) -> None:
+    start(lab, "kim")
+    lab.exec("kim", "sh", "-c", f"rm -rf {CACHE_DIR}/*")
+    lab.stop_server("kim")
+    start(lab, "kim")
+    assert step(lab, "kim", model(16))[1] == 0
 
 
 def test_another_image_gets_no_cache_and_is_told_why(lab: Lab, general: Cache) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 _MOST_BYTES = 2**22
+_OOM_SCORE = Path("/proc/self/oom_score_adj")
 
 
 def main() -> None:
@@ -38,11 +39,14 @@ def main() -> None:
     said["seconds"] = round(time.monotonic() - began, 2)
     said["loaded"] = sorted({name.partition(".")[0] for name in sys.modules})
     said["files"] = foreign_files(sys.modules)
+    usual = _die_first()
     _send(channel, said)
     order = _receive(channel)
     if order is None:
         os._exit(0)  # the server is gone; nothing here has anything to save
     try:
+        if usual:
+            _OOM_SCORE.write_text(usual)
         become(order, given)
     except BaseException as error:  # noqa: BLE001 - whatever it is, an ordinary kernel is started
         _send(channel, {"ok": False, "why": f"{type(error).__name__}: {error}"})
@@ -50,6 +54,19 @@ def main() -> None:
     _send(channel, {"ok": True})
     channel.close()
     runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True)
+
+
+def _die_first() -> str:
+    """Where memory runs out, this goes before anything that somebody uses; returns what was.
+
+    Anybody may raise the value and take it back to what it was (proc(5), oom_score_adj).
+    """
+    try:
+        usual = _OOM_SCORE.read_text()
+        _OOM_SCORE.write_text("1000")
+    except OSError:
+        return ""
+    return usual
 
 
 def become(order: Mapping[str, Any], given: Mapping[str, str]) -> None:

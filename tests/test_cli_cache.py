@@ -282,3 +282,16 @@ def test_an_id_that_is_none_names_those_there_are(said: str, run: Run) -> None:
     cache_id = ask(run)
     status, text = run("show", said, as_json=False)
     assert (status, f"is no cache of this lab: {cache_id}" in text) == (1, True)
+
+
+def test_without_a_suite_a_courses_last_one_is_built_again(run: Run, ledger: Ledger) -> None:
+    status, text = run("build", "--course", "ml", "--no-wait", as_json=False)
+    assert status == 1
+    assert "No suite was built for the course ml before; name one with --suite." in text
+    ask(run, "--course", "ml", "--cpu")
+    status, said = run("build", "--course", "ml", "--cpu", "--no-wait")
+    assert status == 0
+    first, again = ledger.caches("lab")[1], ledger.cache("lab", said["id"])
+    assert again is not None
+    assert (again.suite_digest, again.scope) == (first.suite_digest, "ml")
+    assert "every course" in run("build", "--no-wait", as_json=False)[1]

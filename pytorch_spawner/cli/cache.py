@@ -24,9 +24,9 @@ from pytorch_spawner.cli.common import (
 )
 from pytorch_spawner.core import cache_words as words
 from pytorch_spawner.core.placement import with_settings
-from pytorch_spawner.core.suites import digest, pack, read_suite
+from pytorch_spawner.core.suites import digest, pack, read_suite, unpack
 from pytorch_spawner.core.warmcache import Cache, currents
-from pytorch_spawner.errors import LabError
+from pytorch_spawner.errors import BadRequest, LabError
 from pytorch_spawner.ledger.store import Ledger
 
 _IMAGE: Final = "pytorch-spawner/lab:cpu"
@@ -44,7 +44,11 @@ def add_to(commands: Commands) -> None:
     actions = cache.add_subparsers(metavar="action")
     text = "compile what a suite names, prove it in a second container, and give it to starts"
     build = add_command(actions, "build", _build, text, is_action=True)
-    build.add_argument("--suite", required=True, metavar="DIR", help="directory with a suite.yaml")
+    build.add_argument(
+        "--suite",
+        metavar="DIR",
+        help="directory with a suite.yaml (default: the suite that was built for this course last)",
+    )
     build.add_argument("--course", default="", help="only for this course's starts")
     build.add_argument(
         "--image", help=f"default: $PYTORCH_SPAWNER_IMAGE, else $LAB_IMAGE, else {_IMAGE}"
@@ -167,9 +171,13 @@ def _find(caches: Sequence[Cache], said: str) -> Cache:
 
 
 def _build(options: argparse.Namespace) -> Said | int:
-    files = read_directory(options.suite)
-    suite = read_suite(files)
     ledger, hub = open_ledger(options), hub_of(options)
+    files = (
+        read_directory(options.suite)
+        if options.suite
+        else _files_of_last(ledger, hub, options.course)
+    )
+    suite = read_suite(files)
     image = options.image or os.environ.get("PYTORCH_SPAWNER_IMAGE")
     image = image or os.environ.get("LAB_IMAGE") or _IMAGE
     gpus = 0 if options.cpu else 1
@@ -200,6 +208,19 @@ def _build(options: argparse.Namespace) -> Said | int:
             file=sys.stderr,
         )
         return _INTERRUPTED
+
+
+def _files_of_last(ledger: Ledger, hub: str, course: str) -> dict[str, bytes]:
+    """The suite that was built last for a course, or for all of them.
+
+    Raises:
+        BadRequest: There was none.
+    """
+    for one in ledger.caches(hub):
+        if one.scope == course:
+            return unpack(ledger.suite_archive(hub, one.id))
+    whom = f"the course {course[:60]}" if course else "every course"
+    raise BadRequest(f"No suite was built for {whom} before; name one with --suite.")
 
 
 def _follow(ledger: Ledger, asked: Cache, *, as_json: bool) -> int:

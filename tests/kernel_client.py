@@ -107,7 +107,7 @@ class Server:
         path = "/".join(quote(part, safe="") for part in (user, name) if part)
         self.url = f"{url.rstrip('/')}/user/{path}"
         self._headers = {"Authorization": f"token {token}"}
-        self._http = AsyncHTTPClient(force_instance=True, defaults={"max_clients": 64})
+        self._http = AsyncHTTPClient(force_instance=True, max_clients=64)
 
     async def __aenter__(self) -> Server:
         return self

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tornado.httpclient import AsyncHTTPClient
+from tornado.httpclient import AsyncHTTPClient, HTTPError
 
 from tests.benchmarks.harness import RESULTS, Bench
 from tests.benchmarks.real_hub import (
@@ -127,6 +127,8 @@ class Spawns:
             return await hub.start(self._client(hub), user)
         except NotStarted as reason:
             return reason
+        except HTTPError as error:  # the hub did not even answer
+            return NotStarted(str(error))
 
     async def _stop(self, hub: RealHub, users: Sequence[str]) -> None:
         await asyncio.gather(*(hub.stop(self._client(hub), user) for user in users))

@@ -213,7 +213,7 @@ class RealHub:
 
     def client(self) -> AsyncHTTPClient:
         """Connections enough for everybody at once; to be closed."""
-        return AsyncHTTPClient(force_instance=True, defaults={"max_clients": 500})
+        return AsyncHTTPClient(force_instance=True, max_clients=512)
 
     async def ask(
         self,
@@ -229,7 +229,8 @@ class RealHub:
             method=method,
             headers={"Authorization": f"token {self.token}"},
             body=json.dumps(body or {}) if method in ("POST", "PUT", "PATCH") else None,
-            connect_timeout=20,
+            # Fifty at once keep this machine from connecting for a while.
+            connect_timeout=timeout_s,
             request_timeout=timeout_s,
             follow_redirects=False,
         )

@@ -116,6 +116,36 @@ def test_its_slow_imports_are_gone_and_its_dependencies_still_agree(lab_image: s
     assert inside(lab_image, script, uid=54321) == "False\n"
 
 
+LEAN = """
+import runpy, sys
+runpy.run_path("/opt/lab/bin/jupyterhub-singleuser")["import_without_the_hub"]()
+from jupyterhub.singleuser import app, extension
+import jupyterlab.labapp
+print([name for name in ("sqlalchemy", "alembic", "jupyterhub.user") if name in sys.modules])
+from jupyterhub import orm, roles, scopes, utils
+print(orm.User.__name__, roles.get_default_roles()[0]["name"], callable(scopes.sa.select))
+from jupyterhub.handlers.pages import HealthCheckHandler
+print(HealthCheckHandler.__mro__[-2].__name__)
+"""
+
+
+def test_the_single_user_server_imports_what_it_needs_and_the_rest_when_asked(
+    lab_image: str,
+) -> None:
+    said = inside(lab_image, "python3 -s -", given=LEAN).splitlines()
+    assert said == ["[]", "User user True", "RequestHandler"]
+
+
+def test_a_jupyterhub_that_changed_is_imported_whole(lab_image: str) -> None:
+    script = """
+        sed 's/jupyterhub.orm/jupyterhub.nowhere/' /opt/lab/bin/jupyterhub-singleuser > /tmp/changed
+        python3 -s /tmp/changed --version 2>&1
+    """
+    first, *_, last = inside(lab_image, script).splitlines()
+    assert first.startswith("pytorch-spawner: all of JupyterHub is imported (")
+    assert last.startswith("6.")
+
+
 def test_its_size_and_labels(lab_image: str) -> None:
     labels = '{{index .Config.Labels "org.pytorch-spawner.image.%s"}}'
     variant = of_image(lab_image, labels % "variant")

@@ -74,7 +74,13 @@ def test_which_is_which(pair: dict[str, Kernel]) -> None:
 
 @pytest.mark.parametrize("name", TOLD)
 def test_tells_the_same(name: str, pair: dict[str, Kernel]) -> None:
-    assert pair["standby"].tell(TOLD[name]) == pair["ordinary"].tell(TOLD[name])
+    # Threads and files come and go for a moment; what differs for good is a difference.
+    for _ in range(5):
+        standby, ordinary = (pair[kind].tell(TOLD[name]) for kind in ("standby", "ordinary"))
+        if standby == ordinary:
+            return
+        time.sleep(0.2)
+    assert standby == ordinary
 
 
 def test_random_numbers_are_not_shared(lab: Site) -> None:

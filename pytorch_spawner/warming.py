@@ -8,9 +8,9 @@ runs (a suite's), on which volumes (fresh ones), on which network (none), with w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from docker.errors import NotFound
 
@@ -23,6 +23,7 @@ from pytorch_spawner.errors import CacheNotSealed, LabError, NotGranted
 from pytorch_spawner.ledger.store import Ledger
 from pytorch_spawner.rules import trusted_image
 
+T = TypeVar("T")
 _SUITE_DIR: Final = "/opt/pytorch-spawner/suite"
 _SEAL_S: Final = 300.0
 
@@ -103,15 +104,14 @@ class WarmingSpawner(ContainerSpawner):
     async def courses(self) -> tuple[str, ...]:
         """The courses that the lab has something compiled for."""
         # Also those whose cache is gone meanwhile: want of a cache never fails a start.
-        known = await self._known(lambda ledger: ledger.caches(self.lab.hub))
-        return tuple(dict.fromkeys(one.scope for one in known if one.scope))
+        return await self._known(lambda ledger: ledger.cache_scopes(self.lab.hub))
 
-    async def _offered(self) -> Sequence[Cache]:
+    async def _offered(self) -> tuple[Cache, ...]:
         if not self.warm_caches or self.is_warmer:
             return ()
         return await self._known(lambda ledger: ledger.offered_caches(self.lab.hub))
 
-    async def _known(self, ask: Callable[[Ledger], Sequence[Cache]]) -> Sequence[Cache]:
+    async def _known(self, ask: Callable[[Ledger], tuple[T, ...]]) -> tuple[T, ...]:
         try:
             return await self.lab.call(ask)
         except LabError as error:

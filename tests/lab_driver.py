@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,7 @@ import requests
 
 from pytorch_spawner.core.gpus import GpuUuid
 from pytorch_spawner.ledger.store import Lease, Ledger
+from tests.ports import free_port_block
 
 ROOT = Path(__file__).resolve().parents[1]
 SPEC = Path("/etc/cdi/pytorch-spawner-test.json")
@@ -55,23 +55,6 @@ def simulated_gpus(count: int) -> list[dict[str, Any]]:
         }
         for index, name in enumerate(names)
     ]
-
-
-def free_port_block() -> int:
-    """A port with the next three free too: proxy, hub, proxy's API, lab service."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first = probe.getsockname()[1]
-        if first > 60000:
-            continue
-        try:
-            for port in range(first, first + 4):
-                with socket.socket() as probe:
-                    probe.bind(("0.0.0.0", port))
-        except OSError:
-            continue
-        return first
 
 
 def ensure_network(docker_host: str = "") -> None:
@@ -110,7 +93,7 @@ class Lab:
     ) -> None:
         self.dir = directory
         self.docker_host = docker_host
-        self.port = free_port_block()
+        self.port = free_port_block(4)  # proxy, hub, proxy's API, lab service
         self.hub_id = f"lab-{self.port}"
         self.url = f"http://127.0.0.1:{self.port}"
         self.token = secrets.token_hex(16)

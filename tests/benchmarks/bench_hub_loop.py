@@ -13,7 +13,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -28,6 +27,7 @@ import aiohttp
 
 from tests.benchmarks import fake_engine, loop_meter
 from tests.benchmarks.harness import ROOT, Bench
+from tests.ports import free_port_block
 
 GOAL_MS = 50.0
 _IDLE_S = 3.0
@@ -207,23 +207,6 @@ class BenchHub:
     def read(self, began: float, ended: float) -> loop_meter.Reading:
         """What the meter saw in a stretch of time."""
         return loop_meter.read(self.meter, began, ended)
-
-
-def free_port_block(count: int) -> int:
-    """A port with the next ones free too."""
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            first = int(probe.getsockname()[1])
-        if first > 60000:
-            continue
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("0.0.0.0", port))
-        except OSError:
-            continue
-        return first
 
 
 async def measure(

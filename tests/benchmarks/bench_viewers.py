@@ -27,9 +27,9 @@ from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.placement import Holding
 from pytorch_spawner.core.tickets import Decisions, Give
 from pytorch_spawner.ledger.store import Ledger, QueueState
-from tests.benchmarks.bench_hub_loop import free_port_block
 from tests.benchmarks.harness import ROOT, Bench
 from tests.benchmarks.viewed_lab import ENTER, HUB, devices, student
+from tests.ports import free_port_block
 
 GOAL_KB_S = 2.0
 GPUS = 64

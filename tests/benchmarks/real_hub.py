@@ -5,11 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import random
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +20,7 @@ from typing import Any
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest, HTTPResponse
 
 from tests.benchmarks.harness import ROOT
+from tests.ports import free_port_block
 
 OUR_LABEL = "org.pytorch-spawner.hub"
 BENCH_LABEL = "org.pytorch-spawner.bench"
@@ -93,7 +92,7 @@ class RealHub:
     ) -> None:
         self.arm = arm
         self.folder = folder
-        self.port = _free_port_block(5)
+        self.port = free_port_block(5)
         self.url = f"http://127.0.0.1:{self.port}"
         self.token = secrets.token_hex(16)
         # The demo's configuration names it so.
@@ -333,16 +332,3 @@ def calibrate() -> float:
     for number in range(2_000_000):
         total += number & 3
     return time.monotonic() - began
-
-
-def _free_port_block(count: int) -> int:
-    """A port with the next ones free too, below those that the system and the engine give out."""
-    while True:
-        first = random.randrange(20_000, 30_000, 10)
-        try:
-            for port in range(first, first + count):
-                with socket.socket() as probe:
-                    probe.bind(("0.0.0.0", port))
-        except OSError:
-            continue
-        return first

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+
+from tests.ports import free_port_block
 
 pytest.importorskip("pytorch_spawner.ledger.store")
 
@@ -22,12 +23,6 @@ child = subprocess.Popen([sys.executable, "-m", "pytorch_spawner.lab"])
 print(child.pid, flush=True)
 time.sleep(600)
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def environment(tmp_path, port: int) -> dict[str, str]:
@@ -68,7 +63,7 @@ def is_alive(pid: int) -> bool:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="asks the Linux kernel")
 def test_a_hub_that_is_killed_takes_the_service_along_and_the_next_one_gets_the_port(tmp_path):
-    port = free_port()
+    port = free_port_block()
     env = environment(tmp_path, port)
     parents = []
     try:

@@ -57,21 +57,24 @@ def suite(code: str, *, vary: bool = False, deadline_s: int = 120, **more: Any) 
     return {"suite.yaml": json.dumps(said).encode(), "model.py": code.encode()}
 
 
-def build(lab: Lab, files: dict[str, bytes], scope: str = "", timeout_s: float = 150) -> Cache:
-    """Ask for a cache and wait until it is published or failed."""
-    read = suites.read_suite(files)
-    asked = lab.ledger().request_cache(
+def ask(lab: Lab, files: dict[str, bytes], scope: str = "") -> Cache:
+    """Ask for a cache; the lab's service takes it up."""
+    return lab.ledger().request_cache(
         lab.hub_id,
         by="instructor",
         scope=scope,
         image=IMAGE,
         pool="",
         gpus=0,
-        suite=read.as_json(),
+        suite=suites.read_suite(files).as_json(),
         suite_digest=suites.digest(files),
         archive=suites.pack(files),
     )
-    return wait_for(lab, asked.id, timeout_s)
+
+
+def build(lab: Lab, files: dict[str, bytes], scope: str = "", timeout_s: float = 150) -> Cache:
+    """Ask for a cache and wait until it is published or failed."""
+    return wait_for(lab, ask(lab, files, scope).id, timeout_s)
 
 
 def wait_for(lab: Lab, cache_id: str, timeout_s: float = 150) -> Cache:
@@ -226,11 +229,7 @@ def test_the_log_of_a_failed_build_shows_the_traceback(lab: Lab) -> None:
 
 def test_a_build_can_be_stopped(lab: Lab) -> None:
     files = suite("import time\ndef step(): time.sleep(600)", deadline_s=600)
-    read = suites.read_suite(files)
-    asked = lab.ledger().request_cache(
-        lab.hub_id, by="kim", scope="", image=IMAGE, pool="", gpus=0, suite=read.as_json(),
-        suite_digest="0", archive=suites.pack(files),
-    )  # fmt: skip
+    asked = ask(lab, files)
     lab.wait_until(lambda: lab.container(WARMER), 30, "it did not begin")
     assert lab.ledger().cancel_cache(lab.hub_id, asked.id, "kim")
     ended = wait_for(lab, asked.id, 30)
@@ -260,11 +259,7 @@ def test_nobody_starts_the_warmers_account_for_something_else(lab: Lab) -> None:
 @pytest.mark.parametrize("name", ["", "other"])
 def test_whoever_logs_in_as_the_warmer_changes_nothing_about_a_build(lab: Lab, name: str) -> None:
     files = suite("import time\ndef step(): time.sleep(600)", deadline_s=600)
-    read = suites.read_suite(files)
-    asked = lab.ledger().request_cache(
-        lab.hub_id, by="kim", scope="", image=IMAGE, pool="", gpus=0, suite=read.as_json(),
-        suite_digest="0", archive=suites.pack(files),
-    )  # fmt: skip
+    asked = ask(lab, files)
     lab.wait_until(lambda: lab.container(WARMER), 30, "it did not begin")
     answer = lab.spawn(WARMER, {"image": "other", "share": "none"}, name)
     if name:
@@ -278,11 +273,7 @@ def test_whoever_logs_in_as_the_warmer_changes_nothing_about_a_build(lab: Lab, n
 
 def test_a_build_that_the_service_lost_is_said_to_have_failed(lab: Lab) -> None:
     files = suite("import time\ndef step(): time.sleep(600)", deadline_s=600)
-    read = suites.read_suite(files)
-    asked = lab.ledger().request_cache(
-        lab.hub_id, by="kim", scope="", image=IMAGE, pool="", gpus=0, suite=read.as_json(),
-        suite_digest="0", archive=suites.pack(files),
-    )  # fmt: skip
+    asked = ask(lab, files)
     lab.wait_until(lambda: lab.container(WARMER), 30, "it did not begin")
     pid = lab.service_pid()
     assert pid is not None

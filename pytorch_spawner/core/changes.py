@@ -38,6 +38,8 @@ def say_change(what: str, subject: str, before: Any, after: Any) -> str:
         return f"Priority of {who} in the queue: {_signed(after)} (was {_signed(before)})."
     if what == "cache":
         return _say_cache(subject, before, after)
+    if what == "course":
+        return _say_course(subject, before, after)
     if what == "server":
         why = after.get("message", "") if isinstance(after, Mapping) else ""
         said = f', saying "{why}"' if why else ""
@@ -82,6 +84,31 @@ def _say_cache(subject: str, before: Any, after: Any) -> str:
     if after.get("promoted_at") is None:
         return f"Rolled the warm cache {of} back: starts are not given it any more."
     return f"Promoted the warm cache {of}: starts that fit are given it."
+
+
+def _say_course(subject: str, before: Any, after: Any) -> str:
+    either = after or before
+    if not isinstance(either, Mapping):
+        return f"Course {subject}."
+    of = f"{either.get('title', '')} ({subject})"
+    said = either.get("is")
+    if said == "preload":
+        return f"Asked for a preload of the course {of}."
+    if said == "publish":
+        return f"Asked for the publication of the course {of}."
+    if said == "stopped":
+        return f"Stopped what was done for the course {of}."
+    if said == "published":
+        return f"Published {str(either.get('commit', ''))[:8]} of the course {of}."
+    if said == "reset":
+        file = f"{either.get('path', '')} of {either.get('user', '')}"
+        return f"Ordered {file} back to the version of the course {of}."
+    if before is None:
+        return f"Added the course {of}."
+    if after is None:
+        return f"Removed the course {of}."
+    keys = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    return f"Changed the course {of}: {', '.join(keys)}."
 
 
 def _say_device(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

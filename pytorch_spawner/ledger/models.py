@@ -247,6 +247,66 @@ class CacheRow(Base):
     __table_args__ = (Index("caches_by_state", "hub", "state", "asked_at"),)
 
 
+class CourseRow(Base):
+    """A course and how far it is; see ``core.courses.Course``."""
+
+    __tablename__ = "courses"
+    hub: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    manifest: Mapped[dict[str, Any]] = mapped_column(JSON)
+    by: Mapped[str] = mapped_column(String(255))
+    changed_at: Mapped[float] = mapped_column(Float)
+    task: Mapped[str] = mapped_column(String(16), default="")
+    task_by: Mapped[str] = mapped_column(String(255), default="")
+    asked_at: Mapped[float] = mapped_column(Float, default=0.0)
+    is_running: Mapped[bool] = mapped_column(Boolean, default=False)
+    stop_asked: Mapped[bool] = mapped_column(Boolean, default=False)
+    steps: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
+    preloaded_at: Mapped[float | None] = mapped_column(Float, nullable=True)
+    candidate: Mapped[str] = mapped_column(String(64), default="")
+    candidate_served: Mapped[str] = mapped_column(String(64), default="")
+    candidate_says: Mapped[str] = mapped_column(Text, default="")
+    # COMMIT is a word of SQL.
+    commit: Mapped[str] = mapped_column("commit_id", String(64), default="")
+    served: Mapped[str] = mapped_column(String(64), default="")
+    published_at: Mapped[float | None] = mapped_column(Float, nullable=True)
+    published_by: Mapped[str] = mapped_column(String(255), default="")
+    serial: Mapped[int] = mapped_column(Integer, default=0)
+
+
+class CourseStudentRow(Base):
+    """What one person's container said of its copy of a course; see ``core.courses.Student``."""
+
+    __tablename__ = "course_students"
+    hub: Mapped[str] = mapped_column(String(64), primary_key=True)
+    course: Mapped[str] = mapped_column(String(64), primary_key=True)
+    username: Mapped[str] = mapped_column(String(255), primary_key=True)
+    served: Mapped[str] = mapped_column(String(64), default="")
+    commit: Mapped[str] = mapped_column("commit_id", String(64), default="")
+    at: Mapped[float] = mapped_column(Float)
+    level: Mapped[str] = mapped_column(String(16))
+    # Hostile text, as all that a container says.
+    message: Mapped[str] = mapped_column(Text)
+    kept: Mapped[list[str]] = mapped_column(JSON, default=list)
+    conflicts: Mapped[dict[str, str]] = mapped_column(JSON, default=dict)
+
+
+class CourseOrderRow(Base):
+    """An instructor's order to one person's copy; see ``core.courses.Order``."""
+
+    __tablename__ = "course_orders"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    hub: Mapped[str] = mapped_column(String(64))
+    course: Mapped[str] = mapped_column(String(64))
+    username: Mapped[str] = mapped_column(String(255))
+    path: Mapped[str] = mapped_column(Text)
+    by: Mapped[str] = mapped_column(String(255))
+    at: Mapped[float] = mapped_column(Float)
+    done_at: Mapped[float | None] = mapped_column(Float, nullable=True)
+    message: Mapped[str] = mapped_column(Text, default="")
+    __table_args__ = (Index("course_orders_by_person", "hub", "course", "username"),)
+
+
 class CounterRow(Base):
     """Numbers of a hub that only grow: arrivals, changes, what pages show, time."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from pytorch_spawner.ledger.courses import Courses
 from pytorch_spawner.ledger.leases import Lease
 from pytorch_spawner.ledger.log import Change
 from pytorch_spawner.ledger.people import People
@@ -19,7 +20,7 @@ from pytorch_spawner.ledger.using import Using
 __all__ = ["Change", "Lease", "Ledger", "QueueState", "Start", "Waiting"]
 
 
-class Ledger(Undoing, Using, Starts, People):
+class Ledger(Undoing, Courses, Using, Starts, People):
     """The one shared state of a lab; safe to share between threads."""
 
     @classmethod

@@ -40,6 +40,7 @@ add_lab(
     address=f"http://{gateway}:{port + 3}",
     ledger_url=f"sqlite:///{lab_dir / 'ledger.sqlite'}",
     hub_id=f"lab-{port}",
+    course_dir=lab_dir / "courses",
     reconcile_s=float(os.environ.get("LAB_RECONCILE_S", "30")),
 )
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pytorch_spawner import cli, errors
+from pytorch_spawner.core import catalog, compat, cuda_rules, cuda_tables
 from pytorch_spawner.lab import auth, openapi
 from pytorch_spawner.traits import LabTraits
 
@@ -121,10 +124,93 @@ def _who(who: str) -> tuple[bool, bool, bool, bool]:
         auth.VIEW: (False, False, True, True),
         auth.ADMIN: (False, False, False, True),
         auth.INSTRUCT: (False, True, False, True),
+        openapi.COURSE: (False, True, False, True),
         openapi.CACHES: (False, True, True, True),
         openapi.SERVER: (False, False, False, False),
         openapi.OWNER: (True, True, True, True),
     }.get(who, (True, True, True, True))
+
+
+def compatibility_page() -> str:
+    cases = _cases()
+    lines = [
+        "# Which image runs on which GPU",
+        "",
+        "Written by `make docs` from the table that the tests run (`tests/core/compat_cases.py`)",
+        "and from the tables of the code (`core/cuda_tables.py`, where each names its source).",
+        "What the kinds of fit mean is said in [the catalog of images](images.md#kinds-of-fit);",
+        "`pytorch-spawner images fit` says the same of a lab's own images and GPUs.",
+        "",
+        "## CUDA and drivers",
+        "",
+        "Compiled code runs from the driver in the second column on (minor-version compatibility);",
+        "PTX needs the one in the third.",
+        "",
+        "| CUDA | runs from driver | its own driver |",
+        "| --- | --- | --- |",
+    ]
+    for toolkit in sorted(cuda_tables.TOOLKIT_DRIVERS):
+        cuda = ".".join(map(str, toolkit))
+        drivers = catalog.drivers_of(cuda) or {}
+        lines.append(f"| {cuda} | {drivers['minimum']} | {drivers['full']} |")
+    lines += [
+        "",
+        "## GPUs and drivers",
+        "",
+        "| compute capability | generation | first driver | last branch |",
+        "| --- | --- | --- | --- |",
+    ]
+    older = ((3, 7), (5, 0), (5, 2), (6, 0), (6, 1), (7, 0), (7, 5))
+    for capability in sorted({*older, *cuda_tables.FIRST_DRIVERS}):
+        first = cuda_tables.FIRST_DRIVERS.get(capability)
+        last = [str(branch) for since, branch in cuda_tables.LAST_BRANCHES if capability < since]
+        cells = (
+            ".".join(map(str, capability)),
+            *cuda_rules.generation(capability),
+            catalog.say_driver(first) if first else "",
+            *last[:1],
+        )
+        lines.append(f"| {' | '.join((*cells, '')[:4])} |")
+    lines += [
+        "",
+        "## The images of the cases",
+        "",
+        "| image | CUDA | built for |",
+        "| --- | --- | --- |",
+    ]
+    for name, image in cases.IMAGES.items():
+        archs = "unknown" if image.archs is None else " ".join(image.archs) or "none"
+        extra = " and the forward compatibility package" if image.compat else ""
+        cuda = "unknown" if image.cuda is None else image.cuda or "none"
+        lines.append(f"| {name} | {cuda} | {archs}{extra} |")
+    lines += [
+        "",
+        f"## {len(cases.CASES)} cases",
+        "",
+        "| case | image | GPU | driver | fit | what people are told |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *_case_rows(cases),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _cases() -> Any:
+    path = Path(__file__).parents[1] / "tests" / "core" / "compat_cases.py"
+    spec = importlib.util.spec_from_file_location("compat_cases", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _case_rows(cases: Any) -> Iterable[str]:
+    for case in cases.CASES:
+        gpu = cases.GPUS[case.gpu]
+        told = compat.fit(cases.IMAGES[case.image], gpu, case.driver)
+        driver = case.driver or "unknown"
+        cells = (case.says, case.image, case.gpu, driver, told.kind, told.sentence)
+        yield f"| {' | '.join(cells)} |"
 
 
 PAGES = {
@@ -132,6 +218,7 @@ PAGES = {
     "errors.md": errors_page,
     "cli.md": cli_page,
     "api-routes.md": routes_page,
+    "compatibility.md": compatibility_page,
 }
 
 

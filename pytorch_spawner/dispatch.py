@@ -20,6 +20,7 @@ from pytorch_spawner.core.gpus import Gpu, Inventory
 from pytorch_spawner.core.grants import Grant, GrantBook
 from pytorch_spawner.core.placement import with_settings
 from pytorch_spawner.core.scheduling import schedule
+from pytorch_spawner.core.seats import Seats, open_seats, seats_of
 from pytorch_spawner.core.tickets import Decisions, Held, Policy, Refuse, Ticket, Wait
 from pytorch_spawner.errors import (
     BadRequest,
@@ -29,7 +30,7 @@ from pytorch_spawner.errors import (
     RemovedFromQueue,
 )
 from pytorch_spawner.failpoints import reach
-from pytorch_spawner.ledger.store import Lease, QueueState, Start
+from pytorch_spawner.ledger.store import Lease, Ledger, QueueState, Start
 
 if TYPE_CHECKING:
     from pytorch_spawner.shared import Lab
@@ -42,6 +43,9 @@ _LOOK_S: Final = 1.0
 _PASS_S: Final = 10.0
 # How long grants are believed where nothing is given out by them: in the form.
 _GRANTS_S: Final = 2.0
+# How often courses are asked when they meet, while anybody waits. Seats are kept from ten minutes
+# before, so nobody notices; the ledger's version moves with every ticket.
+_CLASSES_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,7 @@ class Dispatcher:
         self._group_grants: dict[str, Grant] = {}
         self._read_grants: tuple[float, tuple[Grant, ...]] = (-1e9, ())
         self._book: tuple[tuple[Grant, ...], GrantBook] = ((), GrantBook(()))
+        self._classes: tuple[float, tuple[Seats, ...]] = (-1e9, ())
 
     # -- what starts call ---------------------------------------------------------------------
 
@@ -290,13 +295,15 @@ class Dispatcher:
         containers = await lab.in_lane("queue", lambda: engine.list_containers(lab.client, lab.hub))
         running = [container for container in containers if container.is_running]
         joined = {start_id for start_id, waiter in self._waiters.items() if waiter.has_joined}
+        planned = await self._planned()
 
         def decide(state: QueueState) -> Decisions:
             seen = lay_out(state, inventory, running)
             held, book = _all_held(state, running), self._book_of(state.grants, rules)
+            seats = seats_now(planned, state)
             return _without_impatient(
                 lambda tickets: schedule(
-                    seen, held, tickets, book, state.usage, state.now, rules.policy
+                    seen, held, tickets, book, state.usage, state.now, rules.policy, seats
                 ),
                 state.tickets,
                 {one for one, waiter in dict(self._waiters).items() if waiter.on_busy != "queue"},
@@ -304,6 +311,14 @@ class Dispatcher:
 
         decisions, leases = await lab.call(lambda ledger: ledger.decide(lab.hub, decide))
         self._tell(joined, decisions, leases)
+
+    async def _planned(self) -> tuple[Seats, ...]:
+        """The seats of all sessions of these hours."""
+        at, planned = self._classes
+        if time.monotonic() - at > _CLASSES_S:
+            planned = await self._lab.call(lambda ledger: plan_seats(ledger, self._lab.hub))
+            self._classes = (time.monotonic(), planned)
+        return planned
 
     def _book_of(self, known: Iterable[Grant], rules: Rules) -> GrantBook:
         grants = (*(g for g in known if g.source != "config"), *rules.grants)
@@ -360,6 +375,36 @@ def lay_out(
     return with_settings(inventory, state.settings, in_force)
 
 
+def plan_seats(ledger: Ledger, hub: str) -> tuple[Seats, ...]:
+    """What the sessions of the next hours keep, of all courses that have a timetable.
+
+    Raises:
+        LedgerUnavailable: Nobody knows.
+    """
+    now = ledger.now()
+    planned: list[Seats] = []
+    for course in ledger.courses(hub):
+        slots = course.manifest.timetable.sessions
+        if slots:
+            # Who is a student by a group is not known here: whoever had a copy once is.
+            is_counted = any(slot.seats is None for slot in slots)
+            seen = ledger.students(hub, course.name) if is_counted else ()
+            planned += seats_of(course.manifest, [one.username for one in seen], now)
+    return tuple(planned)
+
+
+def seats_now(planned: Sequence[Seats], state: QueueState) -> tuple[Seats, ...]:
+    """What is still to be kept for classes as of a decision."""
+    if not planned:
+        return ()
+    taken = (
+        (str(lease.request.get("course") or ""), lease.username, len(lease.holdings))
+        for lease in state.leases
+        if not lease.as_held().is_over(state.now)
+    )
+    return open_seats(planned, taken, state.now)
+
+
 def _all_held(state: QueueState, running: Iterable[engine.LabContainer]) -> list[Held]:
     """The leases, and what containers carry that no lease knows of: truth has two parts."""
     held = [lease.as_held() for lease in state.leases]
@@ -398,7 +443,11 @@ def _without_impatient(
 
 
 def _refusal(wait: Wait) -> Refuse:
-    said = wait.trouble or "All GPUs that you may use are in use or kept for those ahead of you."
+    said = (
+        wait.trouble
+        or wait.kept
+        or "All GPUs that you may use are in use or kept for those ahead of you."
+    )
     return Refuse(
         wait.ticket,
         "no-gpu-available",

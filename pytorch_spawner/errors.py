@@ -149,6 +149,20 @@ class CacheNotSealed(LabError):
     code = "cache-not-sealed"
 
 
+class SourceUnusable(LabError):
+    """A course's source cannot be fetched, or is nothing that students could be given.
+
+    Attributes:
+        cause: Which trouble it was, one word or two with a hyphen; stable, as the code is.
+    """
+
+    code = "source-unusable"
+
+    def __init__(self, public_message: str, *, cause: str, detail: str = "") -> None:
+        super().__init__(public_message, detail=detail)
+        self.cause = cause
+
+
 class ContainerDied(LabError):
     """The container exited before its server answered."""
 

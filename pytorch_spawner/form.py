@@ -22,11 +22,21 @@ async def render_form(spawner: Asks) -> str:
     """Return the form's HTML; "" (start at once) where there is nothing to choose."""
     offer = await spawner.offer()
     has_choice = (
-        len(offer.images) > 1 or offer.max_gpus > 1 or len(offer.pools) > 1 or len(offer.shares) > 1
+        len(offer.images) > 1
+        or offer.max_gpus > 1
+        or len(offer.pools) > 1
+        or len(offer.shares) > 1
+        or len(offer.courses) > 1
     )
     if spawner.ask_options == "never" or (spawner.ask_options == "auto" and not has_choice):
         return ""
-    fields = [_select("image", "Image", {name: name for name in offer.images})]
+    # "": what the course names, else the lab's default.
+    usual = {"": "what the course uses"} if offer.courses else {}
+    fields = []
+    if offer.courses:
+        titles = {name: one.title for name, one in offer.courses.items()}
+        fields.append(_select("course", "Course", {**titles, "": "none"}, next(iter(titles))))
+    fields.append(_select("image", "Image", {**usual, **{name: name for name in offer.images}}))
     most = offer.max_gpus if offer.granted is None else min(offer.max_gpus, offer.granted)
     if most == 0:
         why = (
@@ -36,8 +46,8 @@ async def render_form(spawner: Asks) -> str:
         )
         return "".join((*fields, f'<p class="text-body-secondary">{why}</p>'))
     counts = {str(count): str(count) for count in range(1, most + 1)}
-    default = str(min(offer.default_gpus, most))
-    fields.append(_select("gpus", "GPUs", {"0": "none, on the CPU", **counts}, default))
+    default = "" if offer.courses else str(min(offer.default_gpus, most))
+    fields.append(_select("gpus", "GPUs", {**usual, "0": "none, on the CPU", **counts}, default))
     if len(offer.shares) > 1:
         kinds = {share: _KINDS.get(share) or f"MIG {share[4:]}" for share in offer.shares}
         fields.append(_select("share", "Kind of GPU", {"": "what I am granted", **kinds}))

@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pytorch_spawner.core.courses import SMOKER
 from pytorch_spawner.core.warmcache import WARMER
 from pytorch_spawner.lab.paths import hub_templates_dir
 
@@ -29,6 +31,9 @@ _SCOPES = [
     # Warm caches are built in servers of an account of the service's own.
     f"admin:users!user={WARMER}",
     f"servers!user={WARMER}",
+    # So are smoke tests of courses run.
+    f"admin:users!user={SMOKER}",
+    f"servers!user={SMOKER}",
 ]
 
 
@@ -42,6 +47,8 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
     reconcile_s: float = 30.0,
     warn_s: float = 600.0,
     warm_cache_gib: float = 20.0,
+    course_dir: str | os.PathLike[str] | None = None,
+    course_roots: Sequence[str | os.PathLike[str]] = (),
     client_kwargs: dict[str, Any] | None = None,
 ) -> None:
     """Add spawner, service, roles and templates to a hub's configuration.
@@ -57,6 +64,10 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
         reconcile_s: Seconds between two reconciles.
         warn_s: Seconds before a lease's end at which its student is warned.
         warm_cache_gib: Most GiB of published warm caches; beyond it those used longest ago go.
+        course_dir: Where the service keeps mirrors of courses' sources; None means a directory
+            ``courses`` in the hub's working directory.
+        course_roots: Directories of this machine below which courses may lie that do not come from
+            git. The example course is always allowed.
         client_kwargs: How hub and service reach the engine (docker-py's APIClient); None means as
             the environment says (DOCKER_HOST).
     """
@@ -94,6 +105,8 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
                 "PYTORCH_SPAWNER_RECONCILE_S": str(reconcile_s),
                 "PYTORCH_SPAWNER_WARN_S": str(warn_s),
                 "PYTORCH_SPAWNER_WARM_CACHE_GIB": str(warm_cache_gib),
+                "PYTORCH_SPAWNER_COURSE_DIR": str(course_dir or Path.cwd() / "courses"),
+                "PYTORCH_SPAWNER_COURSE_ROOTS": os.pathsep.join(map(str, course_roots)),
                 "PYTORCH_SPAWNER_CLIENT_KWARGS": json.dumps(client_kwargs or {}),
                 **{
                     name: os.environ[name]
@@ -123,9 +136,9 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
         "load_roles",
         {"name": "lab-service", "services": [SERVICE], "scopes": _SCOPES},
     )
-    # Nobody is that account. Where a site sets blocked_users itself, later, it may log in, and gets
-    # nothing by it: only a build that was asked for starts there, as it was asked for.
-    config.Authenticator.blocked_users.add(WARMER)
+    # Nobody is these accounts. Where a site sets blocked_users itself, later, somebody may log in,
+    # and gets nothing by it: only what was asked for starts there, as it was asked for.
+    config.Authenticator.blocked_users.update((WARMER, SMOKER))
     _let_users_in(config.JupyterHub, f"access:services!service={SERVICE}")
     # It counts starts that wait for a GPU, so a queue longer than it (default: 100) would refuse
     # students instead of letting them wait; PyTorchSpawner.starts_at_once does its work.

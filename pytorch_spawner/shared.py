@@ -22,6 +22,7 @@ from pytorch_spawner.adapters import engine, engine_events, passwd
 from pytorch_spawner.adapters.lanes import Lanes
 from pytorch_spawner.agent import bundle
 from pytorch_spawner.core import identity, plan
+from pytorch_spawner.core.courses import Course
 from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.request import Request
 from pytorch_spawner.dispatch import Dispatcher
@@ -82,6 +83,7 @@ class Lab:
         self._injection: tuple[float, plan.Injection] | None = None
         self._names: dict[str, tuple[str, str]] = {}
         self._agent = b""
+        self._courses: tuple[int, tuple[Course, ...]] | None = None
         self._prepulled: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -209,6 +211,17 @@ class Lab:
         return await asyncio.get_running_loop().run_in_executor(
             self._ledger_threads, lambda: function(self.ledger())
         )
+
+    async def courses(self) -> tuple[Course, ...]:
+        """Every course; read again only when something a decision depends on was written."""
+
+        def read(ledger: Ledger) -> tuple[Course, ...]:
+            version = ledger.version(self.hub)
+            if self._courses is None or self._courses[0] != version:
+                self._courses = version, ledger.courses(self.hub)
+            return self._courses[1]
+
+        return await self.call(read)
 
     async def begin_start(
         self, username: str, servername: str, wanted: Request, groups: Sequence[str], lane: str

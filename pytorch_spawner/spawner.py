@@ -36,12 +36,13 @@ from pytorch_spawner.failpoints import reach
 from pytorch_spawner.form import render_form
 from pytorch_spawner.ledger.store import Start
 from pytorch_spawner.rules import gpu_spec, rules_of, trusted_image
-from pytorch_spawner.warming import Warm, WarmingSpawner
+from pytorch_spawner.teaching import TeachingSpawner
+from pytorch_spawner.warming import Warm
 
 _JOURNAL_POLL_S = 0.25
 
 
-class PyTorchSpawner(WarmingSpawner):
+class PyTorchSpawner(TeachingSpawner):
     """Starts a PyTorch container per server: GPUs by UUID, non-root uid, own home, warm compile."""
 
     @default("options_form")
@@ -76,7 +77,7 @@ class PyTorchSpawner(WarmingSpawner):
             default_gpus=min(self.default_gpus, most),
             shares=request.shares_of(inventory),
             pools=inventory.pools,
-            courses=await self.courses(),
+            courses=await self.course_choices(),
             on_busy=self.on_busy,
             granted=await self._granted() if most else None,
         )
@@ -107,7 +108,7 @@ class PyTorchSpawner(WarmingSpawner):
         self._is_up = self._was_asked_to_stop = self._has_exited_well = False
         self._prepull()
         async with self._failures_told():
-            if (options := await self.take_build()) is not None:
+            if (options := await self.take_task()) is not None:
                 wanted = self._request = request.parse(options, await self.offer())
             await self._begin(wanted)
             reach("start-written")
@@ -243,6 +244,10 @@ class PyTorchSpawner(WarmingSpawner):
         who = await self._identity()
         leased = self._leased
         warm = await self.choose_warm(wanted.course, leased.gpus[0] if leased else None)
+        taught, not_taught = await self.choose_course(wanted.course)
+        if not_taught:
+            await self._tell("course", not_taught)
+        await self.clear_throw_away()
         volumes = await self._prepare_places(who, warm)
         reach("home-ready")
         injection = (
@@ -275,11 +280,13 @@ class PyTorchSpawner(WarmingSpawner):
                     "deadline_s": self.warmup_deadline_s,
                 },
                 **warm.agent,
+                **taught.agent,
             },
             volumes=volumes,
             memory_limit=await self._limit(leased),
-            read_only=warm.read_only,
+            read_only={**taught.read_only, **warm.read_only},
             environment={
+                **taught.environment,
                 "PYTORCH_SPAWNER_STANDBY": str(self.standby_kernels),
                 **warm.environment,
             },
@@ -376,6 +383,7 @@ class PyTorchSpawner(WarmingSpawner):
             keep_s=self.keep_after_crash_s if has_crashed and not self.is_warmer else 0.0,
         )
         reach("lease-released")
+        await self.clear_throw_away()
 
     @asynccontextmanager
     async def _failures_told(self) -> AsyncIterator[None]:

@@ -414,6 +414,18 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
         """,
     )
 
+    course_data = Dict(
+        value_trait=Unicode(),
+        key_trait=Unicode(),
+        config=True,
+        help="""
+        Data sets that a course may ask for: name -> absolute path on the engine's host, or name of
+        a volume. A course's manifest says where each is mounted, always read-only. Default: none.
+
+        Example: ``c.PyTorchSpawner.course_data = {"imagenet": "/srv/data/imagenet"}``
+        """,
+    )
+
     prepull = Bool(
         True,
         config=True,

@@ -8,9 +8,9 @@ runs (a suite's), on which volumes (fresh ones), on which network (none), with w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from docker.errors import NotFound
 
@@ -20,10 +20,8 @@ from pytorch_spawner.core import identity, plan, suites, warmcache
 from pytorch_spawner.core.gpus import Gpu
 from pytorch_spawner.core.warmcache import Cache
 from pytorch_spawner.errors import CacheNotSealed, LabError, NotGranted
-from pytorch_spawner.ledger.store import Ledger
 from pytorch_spawner.rules import trusted_image
 
-T = TypeVar("T")
 _SUITE_DIR: Final = "/opt/pytorch-spawner/suite"
 _SEAL_S: Final = 300.0
 
@@ -101,19 +99,11 @@ class WarmingSpawner(ContainerSpawner):
         # Where no way leads out, no port is published either.
         return name, True
 
-    async def courses(self) -> tuple[str, ...]:
-        """The courses that the lab has something compiled for."""
-        # Also those whose cache is gone meanwhile: want of a cache never fails a start.
-        return await self._known(lambda ledger: ledger.cache_scopes(self.lab.hub))
-
     async def _offered(self) -> tuple[Cache, ...]:
         if not self.warm_caches or self.is_warmer:
             return ()
-        return await self._known(lambda ledger: ledger.offered_caches(self.lab.hub))
-
-    async def _known(self, ask: Callable[[Ledger], tuple[T, ...]]) -> tuple[T, ...]:
         try:
-            return await self.lab.call(ask)
+            return await self.lab.call(lambda ledger: ledger.offered_caches(self.lab.hub))
         except LabError as error:
             self.log.warning("%s: the warm caches are not known: %s", self._log_name, error)
             return ()

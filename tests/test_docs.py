@@ -20,7 +20,9 @@ def _generator():  # type: ignore[no-untyped-def]
     return module
 
 
-@pytest.mark.parametrize("name", ["traits.md", "errors.md", "cli.md", "api-routes.md"])
+@pytest.mark.parametrize(
+    "name", ["traits.md", "errors.md", "cli.md", "api-routes.md", "compatibility.md"]
+)
 def test_the_generated_pages_are_up_to_date(name: str) -> None:
     assert (ROOT / "docs" / "reference" / name).read_text() == _generator().PAGES[name]()
 

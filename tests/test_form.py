@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from pytorch_spawner.core.request import Offer
+from pytorch_spawner.core.request import CourseChoice, Offer
 from pytorch_spawner.form import render_form
 
 
@@ -64,3 +64,19 @@ async def test_the_form_offers_no_more_than_the_person_is_granted() -> None:
     page = await render_form(spawner(replace(MANY, granted=0)))
     assert "No grant gives you a GPU" in page
     assert 'name="gpus"' not in page
+
+
+TAUGHT = replace(ONE, courses={"cv": CourseChoice("<i>Vision</i>"), "nlp": CourseChoice("Talking")})
+
+
+async def test_who_belongs_to_two_courses_is_asked_which_and_else_gets_what_it_uses() -> None:
+    page = await render_form(spawner(TAUGHT))
+    assert '<option value="cv" selected>&lt;i&gt;Vision&lt;/i&gt;</option>' in page
+    assert '<option value="" selected>none</option>' not in page
+    for field in ("image", "gpus"):
+        start = page.index(f'id="{field}"')
+        assert '<option value=""' in page[start : start + 120]
+
+
+async def test_who_belongs_to_one_course_alone_is_not_asked() -> None:
+    assert not await render_form(spawner(replace(ONE, courses={"cv": CourseChoice("Vision")})))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Dict, Optional, Tuple
 
 MODELS = ("mlp", "cnn", "transformer")
 SHARES = ("whole", "slot", "none")
 _MAX_LIST = 16
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,44 @@ class WarmCache:
 
 
 @dataclass(frozen=True)
+class Smoke:
+    """What has to run without an error in a fresh student's server.
+
+    Attributes:
+        notebooks: Paths in the course, executed one after the other.
+        deadline_s: Most seconds of all of them together.
+    """
+
+    notebooks: Tuple[str, ...]
+    deadline_s: float = 600.0
+
+
+@dataclass(frozen=True)
+class Course:
+    """The course whose notebooks belong into this home.
+
+    Attributes:
+        name: Its name, as in addresses.
+        title: For people.
+        bundle: What it has published, as a git bundle, read-only.
+        notice: A JSON file that says which publication that is; it is watched.
+        branch: The bundle's one branch.
+        folder: Directory below the home.
+        orders_url: Where an instructor's orders are asked for; "" for nowhere.
+        smoke: What to run, in a server that is there for nothing else; ``None`` for nothing.
+    """
+
+    name: str
+    title: str
+    bundle: str
+    notice: str
+    branch: str
+    folder: str
+    orders_url: str = ""
+    smoke: Optional[Smoke] = None
+
+
+@dataclass(frozen=True)
 class Config:
     """Everything the agent can be told.
 
@@ -67,6 +107,7 @@ class Config:
         shm_expected_mib: The size ``/dev/shm`` should have.
         warm_cache: What the lab has compiled for this start; ``None`` when nothing.
         why_no_cache: Why there is none, as a sentence; "" when nobody expects one.
+        course: The course that this start belongs to; ``None`` for none.
     """
 
     start: str = ""
@@ -82,6 +123,7 @@ class Config:
     shm_expected_mib: int = 1024
     warm_cache: Optional[WarmCache] = None
     why_no_cache: str = ""
+    course: Optional[Course] = None
 
     @property
     def real_gpus(self) -> Tuple[Gpu, ...]:
@@ -131,6 +173,7 @@ def parse(text: Optional[str]) -> Tuple[Config, str]:
         shm_expected_mib=int(_positive(said.get("shm_expected_mib"), default.shm_expected_mib)),
         warm_cache=_warm_cache(said.get("warm_cache")),
         why_no_cache=_text(said.get("why_no_cache"), default.why_no_cache)[:300],
+        course=_course(said.get("course")),
     ), ""
 
 
@@ -161,6 +204,25 @@ def _warm_cache(value: Any) -> Optional[WarmCache]:
     )
 
 
+def _course(value: Any) -> Optional[Course]:
+    said = _dict(value)
+    names = ("name", "bundle", "notice", "branch", "folder")
+    needed = {name: _text(said.get(name), "") for name in names}
+    # The name is a directory's, too.
+    is_fine = _NAME.fullmatch(needed["name"]) and not needed["branch"].startswith("-")
+    if not all(needed.values()) or not is_fine:
+        return None
+    smoke = _dict(said.get("smoke"))
+    notebooks = _texts(smoke.get("notebooks"), ())
+    deadline_s = _positive(smoke.get("deadline_s"), 600.0)
+    return Course(
+        **needed,
+        title=_text(said.get("title"), needed["name"])[:200],
+        orders_url=_text(said.get("orders_url"), ""),
+        smoke=Smoke(notebooks, deadline_s) if notebooks else None,
+    )
+
+
 def _seconds(value: Any) -> Optional[float]:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
@@ -181,8 +243,9 @@ def from_job(job: Dict[str, Any]) -> Config:
             "gpus": None if gpus is None else tuple(Gpu(**gpu) for gpu in gpus),
             "warmup_models": tuple(job["warmup_models"]),
             "warmup_modes": tuple(job["warmup_modes"]),
-            # A process with PyTorch has no use for it.
+            # A process with PyTorch has no use for them.
             "warm_cache": None,
+            "course": None,
         }
     )
 

@@ -41,6 +41,10 @@ def main(argv: list[str]) -> int:
     if argv[:1] == ["--"] and len(argv) > 1:
         start_worker()
         return become(argv[1:])
+    if argv == ["--worker", "course-idle"]:
+        from pytorch_spawner.agent import course_idle
+
+        return course_idle.idle(os.environ)
     if argv[:1] == ["--worker"] and len(argv) > 1:
         from pytorch_spawner.agent import worker
 

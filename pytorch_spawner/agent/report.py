@@ -204,7 +204,7 @@ def fit(event: Dict[str, Any]) -> Dict[str, Any]:
         event: ``{"kind", "at", "data"}``; ``data`` may hold anything.
     """
     data: Dict[str, Any] = {}
-    for longest in (2000, 200, 40):
+    for longest in (4100, 2000, 200, 40):
         data = _plain(event["data"], longest, MAX_DEPTH)
         if len(json.dumps({**event, "data": data})) <= MAX_EVENT_BYTES:
             return {**event, "data": data}
@@ -219,7 +219,7 @@ def _plain(value: Any, longest: int, depth: int) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping) and depth > 0:
-        return {str(k)[:64]: _plain(v, longest, depth - 1) for k, v in value.items()}
+        return {str(k)[:512]: _plain(v, longest, depth - 1) for k, v in value.items()}
     if isinstance(value, (list, tuple)) and depth > 0:
         return [_plain(item, longest, depth - 1) for item in value]
     text = str(value)

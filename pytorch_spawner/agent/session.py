@@ -8,16 +8,19 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
-from pytorch_spawner.agent import child, diagnose, gpus, seed
+from pytorch_spawner.agent import child, course_watch, diagnose, gpus, seed, smoke
 from pytorch_spawner.agent.codes import CODES, TORCH_CODES, Outcome, done, outcome, worst
 from pytorch_spawner.agent.config import Config, as_job
+from pytorch_spawner.agent.course_watch import Watch
 from pytorch_spawner.agent.report import Send
 from pytorch_spawner.agent.warmup import SAMPLE_S
 
 # A C++ compiler at low priority takes a minute on a machine where a whole class starts at once.
 _COMPILE_PATIENCE = 3
+# The checks begin at the latest so long after the course's notebooks did.
+_COURSE_WAIT_S = 3.0
 
 
 @dataclass
@@ -52,6 +55,28 @@ class Findings:
         if self.levels.get("compile") not in ("ok", "warn"):
             return "torch.compile does not work here; see the checks."
         return ""
+
+
+def begin_course(config: Config, send: Send, log: Callable[[str], None]) -> Optional[Watch]:
+    """Bring the course's notebooks, before all else; a large course goes on beside the checks.
+
+    Returns:
+        What keeps them up to date from now on; ``None`` without a course.
+    """
+    if config.course is None:
+        return None
+    watch = course_watch.start(config.course, send, log)
+    watch.first.wait(_COURSE_WAIT_S)
+    return watch
+
+
+def try_course(config: Config, watch: Optional[Watch], send: Send) -> None:
+    """Run the course's smoke test, in a server that is there for nothing else."""
+    if config.course is None or config.course.smoke is None or watch is None:
+        return
+    watch.first.wait()
+    home = os.environ.get("HOME")
+    smoke.after_sync(config.course, home, lambda: watch.synced is not None, send)
 
 
 def take_warm_cache(config: Config, send: Send) -> bool:

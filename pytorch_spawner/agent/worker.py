@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Callable, Dict, Mapping, Optional
 from urllib.parse import urlsplit
 
-from pytorch_spawner.agent.config import parse
+from pytorch_spawner.agent.config import Config, parse
 from pytorch_spawner.agent.launch import CONFIG_ENV, URL_ENV
 from pytorch_spawner.agent.report import Reporter
 
@@ -35,20 +35,44 @@ def _agent() -> None:
     open_log(config.cache_dir)
     if trouble:
         log(trouble)
-    reporter = Reporter(
-        os.environ.get(URL_ENV, ""),
-        os.environ.get("JUPYTERHUB_API_TOKEN", ""),
-        config.start,
-        log=log,
-    )
+    reporter = _reporter(config)
     # Imported after the log is open: what goes wrong here can be read there.
     from pytorch_spawner.agent import session
 
+    watch = session.begin_course(config, reporter.send, log)
     is_warm = session.take_warm_cache(config, reporter.send)
     findings = session.run_checks(config, reporter.send, lambda: wait_for_lab(os.environ))
+    session.try_course(config, watch, reporter.send)
     if not is_warm:
         session.run_warmup(config, findings, reporter.send)
     reporter.close(_LAST_REPORTS_S)
+    if watch is not None:
+        from pytorch_spawner.agent.course_idle import become_idle
+
+        seen = watch.leave()
+        reporter.close(_LAST_REPORTS_S)
+        become_idle(seen)
+
+
+def _course_turn() -> None:
+    """One look at what the course has published; what is remembered comes and goes on pipes."""
+    from pytorch_spawner.agent import course_watch
+    from pytorch_spawner.agent.course_idle import Seen
+
+    config, _ = parse(os.environ.get(CONFIG_ENV))
+    if config.course is None:
+        return
+    reporter = _reporter(config)
+    watch = course_watch.of_this_container(config.course, reporter.send, log)
+    watch.seen = Seen.read(sys.stdin.read())
+    watch.turn()
+    reporter.close(_LAST_REPORTS_S)
+    sys.stdout.write(watch.seen.as_text())
+
+
+def _reporter(config: Config) -> Reporter:
+    token = os.environ.get("JUPYTERHUB_API_TOKEN", "")
+    return Reporter(os.environ.get(URL_ENV, ""), token, config.start, log=log)
 
 
 def build() -> int:
@@ -112,6 +136,7 @@ def _leave_at_once() -> None:
 
 ROLES: Dict[str, Callable[[], None]] = {
     "agent": _agent,
+    "course-turn": _course_turn,
     "cuda": _cuda,
     "torch-checks": _torch_checks,
     "warmup": _warmup,

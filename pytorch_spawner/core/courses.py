@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 from zoneinfo import ZoneInfo
 
 import yaml
@@ -71,7 +71,7 @@ class Source(_Strict):
     @field_validator("git")
     @classmethod
     def _is_url(cls, said: str) -> str:
-        if said and not re.match(r"^(https?|ssh|git)://[^\s\x00-\x1f]+$", said):
+        if said and not re.fullmatch(r"(https?|ssh|git)://[^\s\x00-\x1f]+", said):
             raise ValueError("a URL that begins with https://, http://, ssh:// or git://")
         if re.match(r"^[a-z]+://[^/]*:[^/@]*@", said):
             raise ValueError("no password in the URL: whoever may see the course would see it")
@@ -254,7 +254,7 @@ class Manifest(_Strict):
     @classmethod
     def _are_free(cls, said: dict[str, str]) -> dict[str, str]:
         for name, value in said.items():
-            if not re.match(_VARIABLE, name):
+            if not re.fullmatch(_VARIABLE, name):
                 raise ValueError(f"{name[:60]!r} is no name of a variable")
             if _RESERVED.search(name):
                 raise ValueError(f"{name[:60]} is set by the lab")

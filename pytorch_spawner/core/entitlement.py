@@ -36,6 +36,23 @@ class Option(NamedTuple):
     is_ending: bool
 
 
+def kind_of(board: Board, grant: Grant, *, share: str, pool: str) -> Kind:
+    """With what devices a grant serves a wish that it covers.
+
+    Args:
+        board: The devices.
+        grant: The grant.
+        share: Of the wish; see ``Ticket``.
+        pool: Of the wish; "" for any.
+    """
+    return board.kind(
+        grant.pool or pool,
+        grant.gpus,
+        grant.share if share == "any" else share,
+        grant.id if grant.gpus else "",
+    )
+
+
 class Entitlements:
     """The options of every ticket while one decision is made.
 
@@ -93,12 +110,7 @@ class Entitlements:
         )
         if is_outside or not self._pins_fit(grant, ticket):
             return None
-        kind = self._board.kind(
-            grant.pool or ticket.pool,
-            grant.gpus,
-            grant.share if ticket.share == "any" else ticket.share,
-            grant.id if grant.gpus else "",
-        )
+        kind = kind_of(self._board, grant, share=ticket.share, pool=ticket.pool)
         limits = [
             limit
             for limit in (

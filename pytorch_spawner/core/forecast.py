@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from pytorch_spawner.core.gpus import GpuUuid
@@ -37,14 +37,19 @@ class Line:
                 self._rivals[other].append(kind)
         self._counts[kind] = 0
 
-    def told(self) -> Iterator[Wait]:
-        """What each is told, in order."""
+    def told(self, kept: Callable[[Kind], str] | None = None) -> Iterator[Wait]:
+        """What each is told, in order.
+
+        Args:
+            kept: What of a kind of devices is kept for classes, as a sentence; None for nothing.
+        """
         totals = {
             kind: sum(self._counts[rival] for rival in rivals)
             for kind, rivals in self._rivals.items()
         }
         for ticket, kind, place, at, after, trouble in self._rows:
-            yield Wait(ticket, place, totals[kind], at, after, trouble)
+            said = "" if kept is None else kept(kind)
+            yield Wait(ticket, place, totals[kind], at, after, trouble, said)
 
 
 # A slot in use falls free: at what Unix time, its number, who holds it until then, of which device.

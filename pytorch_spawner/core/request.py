@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pytorch_spawner.core.gpus import MIG_PROFILE, Inventory
@@ -17,6 +17,25 @@ from pytorch_spawner.errors import BadRequest
 ON_BUSY: Final = ("queue", "cpu", "fail")
 OPTIONS: Final = frozenset({"image", "gpus", "share", "pool", "course", "on_busy"})
 _SHOWN: Final = 60
+
+
+@dataclass(frozen=True, slots=True)
+class CourseChoice:
+    """A course that a start may name, and what it gets where it does not say itself.
+
+    Attributes:
+        title: For people.
+        image: Name or reference of an image on offer; "" for the lab's default.
+        gpus: How many; None for the lab's default.
+        share: "any", "whole", "slot" or "mig:<profile>".
+        pool: "" for any.
+    """
+
+    title: str
+    image: str = ""
+    gpus: int | None = None
+    share: str = "any"
+    pool: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +48,8 @@ class Offer:
         default_gpus: What a start gets that does not say.
         shares: Values of ``share`` this lab has devices for: "whole", "slot", "mig:<profile>".
         pools: Names of the pools; empty means that naming a pool is refused.
-        courses: Names of the courses the user belongs to.
+        courses: The courses the user belongs to, by name. Somebody who belongs to one alone gets
+            it when a start does not say.
         on_busy: What a start does that finds every GPU in use and does not say: see ``ON_BUSY``.
         granted: Most GPUs that any of the user's grants gives; None where that is not known. For
             the form: the scheduler has the last word, and better sentences.
@@ -40,7 +60,7 @@ class Offer:
     default_gpus: int = 1
     shares: tuple[str, ...] = ("whole",)
     pools: tuple[str, ...] = ()
-    courses: tuple[str, ...] = ()
+    courses: Mapping[str, CourseChoice] = field(default_factory=dict)
     on_busy: str = "queue"
     granted: int | None = None
 
@@ -120,17 +140,41 @@ def parse(options: Mapping[str, Any], offer: Offer) -> Request:
             f"{', '.join(sorted(OPTIONS))}."
         )
     said = {key: _single(key, value) for key, value in options.items()}
-    image = _parse_image(said.get("image"), offer)
-    share, gpus = _parse_share_and_gpus(said.get("share"), said.get("gpus"), offer)
+    is_asked = any(said.get(key) not in (None, "") for key in ("gpus", "share", "pool"))
+    course = _parse_choice("course", said.get("course"), tuple(offer.courses))
+    if "course" not in said and len(offer.courses) == 1:
+        course = next(iter(offer.courses))
+    chosen = offer.courses.get(course, CourseChoice(""))
+    image = _parse_image(said.get("image") or chosen.image, offer)
+    asked = said if is_asked else {**said, **_asked_by(chosen, offer)}
+    share, gpus = _parse_share_and_gpus(asked.get("share"), asked.get("gpus"), offer)
     return Request(
         image=image,
         gpus=gpus,
         share=share,
-        pool=_parse_choice("pool", said.get("pool"), offer.pools),
-        course=_parse_choice("course", said.get("course"), offer.courses),
+        pool=_parse_choice("pool", asked.get("pool"), offer.pools),
+        course=course,
         on_busy=_parse_choice("on_busy", said.get("on_busy"), ON_BUSY) or offer.on_busy,
-        is_asked=any(said.get(key) not in (None, "") for key in ("gpus", "share", "pool")),
+        is_asked=is_asked,
     )
+
+
+def _asked_by(course: CourseChoice, offer: Offer) -> dict[str, Any]:
+    """What a course asks for, as far as this lab has it: a course never fails a start by it."""
+    if course.gpus is None:
+        count = offer.default_gpus
+        if course.share == "any" and not course.pool:
+            return {}
+    else:
+        count = course.gpus
+    count = min(count, offer.max_gpus)
+    if count == 0:
+        return {"share": "none"}
+    return {
+        "gpus": count,
+        "share": course.share if course.share in offer.shares else "any",
+        "pool": course.pool if course.pool in offer.pools else "",
+    }
 
 
 def _single(key: str, value: Any) -> Any:

@@ -3,7 +3,8 @@
 Order of the queue: tickets that have waited longer than the policy's patience come first, in order
 of arrival; then by priority, then by decayed past use (fair share, in steps), then by arrival.
 A server that comes back to what is kept for it after a crash gets it back out of turn, before
-anybody is told a time.
+anybody is told a time. Around the beginning of a class, starts that take one of its seats come
+next, before everybody else, and what is left of the seats is nobody's (``core.seats``).
 
 No starvation: a ticket that cannot be served keeps devices that it could already have, and nobody
 behind it gets them, except a lease that is sure to end before the ticket expects to start. Once it
@@ -34,6 +35,7 @@ from pytorch_spawner.core.refusals import (
     out_of_service,
 )
 from pytorch_spawner.core.reservation import Reservations
+from pytorch_spawner.core.seats import ClassSeats, Seats
 from pytorch_spawner.core.tickets import (
     Decisions,
     Give,
@@ -68,6 +70,7 @@ def schedule(  # noqa: PLR0913  (what a decision depends on, each by its name)
     usage: Usage,
     now: float,
     policy: Policy | None = None,
+    seats: Sequence[Seats] = (),
 ) -> Decisions:
     """Decide about every ticket.
 
@@ -80,11 +83,13 @@ def schedule(  # noqa: PLR0913  (what a decision depends on, each by its name)
         usage: Past use.
         now: Unix time in seconds that never runs backwards.
         policy: How the queue is kept.
+        seats: What is still to be kept for classes now (``seats.open_seats``).
 
     Returns:
         A decision for each ticket; the same input gives the same decisions.
     """
-    return _Pass(inventory, leases, grants, usage, now, policy or Policy()).run(tickets)
+    classes = ClassSeats(seats, grants, now) if seats else None
+    return _Pass(inventory, leases, grants, usage, now, policy or Policy()).run(tickets, classes)
 
 
 class _Pass:
@@ -141,28 +146,40 @@ class _Pass:
         self.give: list[Give] = []
         self.refuse: list[Refuse] = []
 
-    def run(self, tickets: Sequence[Ticket]) -> Decisions:
+    def run(self, tickets: Sequence[Ticket], classes: ClassSeats | None) -> Decisions:
         in_order = sorted(tickets, key=self._order)
         # Before anybody is promised a time: what its server comes back to does not fall free.
         back = [one for one in in_order if one.server in self.kept and not one.is_away]
         decided = {ticket.id for ticket in back if self._decide_kept(ticket)}
         waiting = Line(self.board)
+        if classes is not None:
+            for ticket in in_order:
+                if ticket.id not in decided and classes.has_seat(ticket):
+                    decided.add(ticket.id)
+                    if self._decide(ticket, waiting):
+                        classes.take(ticket)
+            classes.withhold(self.board, self.forecast)
         for ticket in in_order:
-            if ticket.id in decided:
-                continue
-            try:
-                options = self._options(ticket)
-            except Refused as refused:
-                self.refuse.append(Refuse(ticket, refused.code, str(refused)))
-                continue
-            given = self._place(ticket, options)
-            if given is None:
-                waiting.join(ticket, *self._expect(ticket, options))
-            else:
-                self.give.append(given)
+            if ticket.id not in decided:
+                self._decide(ticket, waiting)
+        kept = None if classes is None else lambda kind: classes.say(kind, self.board)
         return Decisions(
-            tuple(self.give), tuple(waiting.told()), tuple(self.refuse), tuple(self.release)
+            tuple(self.give), tuple(waiting.told(kept)), tuple(self.refuse), tuple(self.release)
         )
+
+    def _decide(self, ticket: Ticket, waiting: Line) -> bool:
+        """Decide about one ticket in its turn; False where it is refused."""
+        try:
+            options = self._options(ticket)
+        except Refused as refused:
+            self.refuse.append(Refuse(ticket, refused.code, str(refused)))
+            return False
+        given = self._place(ticket, options)
+        if given is None:
+            waiting.join(ticket, *self._expect(ticket, options))
+        else:
+            self.give.append(given)
+        return True
 
     def _decide_kept(self, ticket: Ticket) -> bool:
         """Decide about a server that something is kept for; False where it queues like others."""

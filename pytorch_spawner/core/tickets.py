@@ -159,6 +159,8 @@ class Wait:
         after: Who holds the device that is expected to be free next; "" where nobody knows.
         trouble: Why no eligible device is in service, or none is free in time, as a sentence; ""
             where one is.
+        kept: What is kept for a class just now, as a sentence; "" for nothing. The expected time
+            counts on nobody of the class coming for it.
     """
 
     ticket: Ticket
@@ -167,6 +169,7 @@ class Wait:
     expected_at: float | None = None
     after: str = ""
     trouble: str = ""
+    kept: str = ""
 
     @property
     def reason(self) -> str:
@@ -174,6 +177,8 @@ class Wait:
         if self.trouble:
             return self.trouble
         ahead = "Nobody is ahead of you" if self.place == 1 else f"{self.place - 1} ahead of you"
+        if self.kept:
+            return f"{ahead}; {self.kept}"
         if self.expected_at is None:
             return f"{ahead}; the next GPU is free when somebody stops their server."
         if self.place == 1 and self.after:

@@ -116,6 +116,15 @@ async def build_caches(settings: LabSettings, ledger: Ledger) -> None:
         await Warmer(settings, ledger).run()
 
 
+async def look_after_courses(settings: LabSettings, ledger: Ledger) -> None:
+    """Preload and publish courses, for ever; off together with the reconcile."""
+    from pytorch_spawner.lab.preloader import Preloader
+    from pytorch_spawner.ledger.store import Ledger as Store
+
+    if settings.reconcile_s > 0 and isinstance(ledger, Store):
+        await Preloader(settings, ledger).run()
+
+
 async def serve(settings: LabSettings, parent: int) -> None:
     """Serve until told to stop or orphaned."""
     ledger = await asyncio.to_thread(open_ledger, settings)
@@ -131,6 +140,7 @@ async def serve(settings: LabSettings, parent: int) -> None:
         asyncio.create_task(watch_leases(settings, ledger), name="lifetime"),
         asyncio.create_task(lab.meter.run(), name="meter"),
         asyncio.create_task(build_caches(settings, ledger), name="warmer"),
+        asyncio.create_task(look_after_courses(settings, ledger), name="courses"),
     ]
     for task in background:
         task.add_done_callback(_tell)

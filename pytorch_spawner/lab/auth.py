@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
+from pytorch_spawner.core.courses import Manifest, is_member, is_staff
+
 VIEW: Final = "custom:lab:view"
 INSTRUCT: Final = "custom:lab:instruct"
 ADMIN: Final = "custom:lab:admin"
@@ -48,6 +50,22 @@ def is_admin(model: Mapping[str, Any]) -> bool:
 def is_instructor(model: Mapping[str, Any]) -> bool:
     """Whether the token may manage courses."""
     return not scopes_of(model).isdisjoint({INSTRUCT, ADMIN})
+
+
+def looks_after(model: Mapping[str, Any], manifest: Manifest) -> bool:
+    """Whether the token may see and change a course: its staff, and admins."""
+    return is_admin(model) or (is_instructor(model) and is_staff(manifest, owner_name(model)))
+
+
+def belongs_to(model: Mapping[str, Any], manifest: Manifest) -> bool:
+    """Whether the person's servers may be started for a course."""
+    name = owner_name(model)
+    return bool(name) and is_member(manifest, name, groups_of(model))
+
+
+def groups_of(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """The person's groups, as the hub says them of every token's owner."""
+    return tuple(map(str, model.get("groups") or ()))
 
 
 def may_see_caches(model: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ Thin: scope, parse, call, shape. The service's warmer builds what is asked for h
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from pytorch_spawner.adapters.suite_files import read_directory
@@ -15,17 +15,18 @@ from pytorch_spawner.core.suites import Suite, digest, pack, read_suite, unpack
 from pytorch_spawner.core.warmcache import Cache, currents
 from pytorch_spawner.errors import BadRequest, ChangedMeanwhile, LabError, Problem
 from pytorch_spawner.lab import auth, views
+from pytorch_spawner.lab.course_rights import CourseRights
 from pytorch_spawner.lab.etags import etag_of
-from pytorch_spawner.lab.handlers import ApiError, ApiHandler, refused
+from pytorch_spawner.lab.handlers import ApiError, refused
 from pytorch_spawner.lab.paths import suites_dir
 from pytorch_spawner.lab.schemas import CacheBuild
 
 
-class CacheHandler(ApiHandler):
+class CacheHandler(CourseRights):
     """What the routes of the warm caches share."""
 
     async def require_reader(self) -> dict[str, Any]:
-        """The model of somebody who may see the warm caches."""
+        """The model of somebody who may see warm caches."""
         model = await self.require_model()
         if not auth.may_see_caches(model):
             raise ApiError(403, "forbidden", f"This needs {auth.VIEW} or {auth.INSTRUCT}.")
@@ -35,29 +36,39 @@ class CacheHandler(ApiHandler):
         """Every cache and build."""
         return await asyncio.to_thread(self.lab.ledger.caches, self.lab.settings.hub_id)
 
-    async def find(self, cache_id: str) -> Cache:
+    async def sees(self, model: Mapping[str, Any]) -> Callable[[Cache], bool]:
+        """Which caches somebody may see: an instructor those of their own courses and of all."""
+        if auth.is_viewer(model):
+            return lambda _: True
+        scopes = {"", *(one.name for one in await self.own_courses(model))}
+        return lambda cache: cache.scope in scopes
+
+    async def find(self, model: Mapping[str, Any], cache_id: str) -> Cache:
         """One of them.
 
         Raises:
-            ApiError: 404, there is none.
+            ApiError: 404, there is none that this person may see.
         """
         hub = self.lab.settings.hub_id
         found = await asyncio.to_thread(self.lab.ledger.cache, hub, cache_id[:32])
-        if found is None:
+        if found is None or not (await self.sees(model))(found):
             raise ApiError(404, "no-such-cache", "There is no such warm cache (any more).")
         return found
 
-    async def require_builder(self, scope: str) -> dict[str, Any]:
-        """The model of somebody who may decide about the caches of a course, or of all ("").
+    async def require_builder(self, model: Mapping[str, Any], scope: str) -> None:
+        """See that somebody may decide about the caches of a course, or of all ("").
 
         What a cache holds is executed in every server that is given it, so one for all courses is
-        an admin's to decide.
+        an admin's to decide, and one for a course that of those who look after it.
         """
-        model = await self.require_instructor()
-        if not scope and not auth.is_admin(model):
+        if auth.is_admin(model):
+            return
+        if not scope:
             said = "A warm cache for every course is an admin's to decide."
             await self.refuse(model, "forbidden", said)
-        return model
+        if all(one.name != scope for one in await self.own_courses(model)):
+            said = "You look after no course of this name, so its warm caches are not yours."
+            await self.refuse(model, "forbidden", said)
 
     def check(self) -> Callable[[Cache], None]:
         """What refuses a change to something that the client has not seen.
@@ -87,15 +98,15 @@ class CacheHandler(ApiHandler):
         self, cache_id: str, act: Callable[..., bool], why_not: Callable[[Cache], str]
     ) -> None:
         """Let somebody decide whether starts are given a cache."""
-        await self.require_instructor()
-        check, one = self.check(), await self.find(cache_id)
-        model = await self.require_builder(one.scope)
+        model = await self.require_instructor()
+        check, one = self.check(), await self.find(model, cache_id)
+        await self.require_builder(model, one.scope)
         try:
             is_done = await asyncio.to_thread(act, one.hub, one.id, model["name"], check)
         except ChangedMeanwhile as error:
             raise await self.changed(one.id, error) from None
         if not is_done:
-            raise BadRequest(why_not(await self.find(cache_id)))
+            raise BadRequest(why_not(await self.find(model, cache_id)))
         await self.answer(one.id)
 
     async def answer(self, cache_id: str, status: int = 200) -> None:
@@ -120,18 +131,19 @@ class Caches(CacheHandler):
     """``api/caches``."""
 
     async def get(self) -> None:
-        """All of them, for viewers and instructors."""
-        await self.require_reader()
+        """All of them for viewers; for instructors those of their courses, and of every course."""
+        sees = await self.sees(await self.require_reader())
         caches = await self.all_caches()
         given = currents(caches)
-        self.send_json({"caches": [describe(one, given) for one in caches]})
+        self.send_json({"caches": [describe(one, given) for one in caches if sees(one)]})
 
     async def post(self) -> None:
         """Ask for a build."""
-        await self.require_instructor()
+        model = await self.require_instructor()
         said = self.body_as(CacheBuild)
-        suite, files, wanted = await (self._again(said) if said.again_of else self._anew(said))
-        model = await self.require_builder(wanted[0])
+        asked = self._again(model, said) if said.again_of else self._anew(said)
+        suite, files, wanted = await asked
+        await self.require_builder(model, wanted[0])
         state = await self.lab.board.state()
         words.check_request(*wanted, state.laid)
         course, image, pool, gpus = wanted
@@ -163,9 +175,9 @@ class Caches(CacheHandler):
         return read_suite(files), files, (said.course, said.image, said.pool, said.gpus)
 
     async def _again(
-        self, said: CacheBuild
+        self, model: Mapping[str, Any], said: CacheBuild
     ) -> tuple[Suite, dict[str, bytes], tuple[str, str, str, int]]:
-        was = await self._earlier(said.again_of)
+        was = await self._earlier(model, said.again_of)
         hub, ledger = self.lab.settings.hub_id, self.lab.ledger
         archive = await asyncio.to_thread(ledger.suite_archive, hub, was.id)
         files = unpack(archive)
@@ -178,9 +190,9 @@ class Caches(CacheHandler):
         )
         return read_suite(files), files, wanted
 
-    async def _earlier(self, cache_id: str) -> Cache:
+    async def _earlier(self, model: Mapping[str, Any], cache_id: str) -> Cache:
         try:
-            return await self.find(cache_id)
+            return await self.find(model, cache_id)
         except ApiError:
             raise refused([Problem("there is no such build (any more)", "again_of")]) from None
 
@@ -190,9 +202,10 @@ class CacheChoices(CacheHandler):
 
     async def get(self) -> None:
         """What a build can be asked for with."""
-        await self.require_reader()
+        model = await self.require_reader()
         known = await asyncio.to_thread(known_suites)
         state, caches = await self.lab.board.state(), await self.all_caches()
+        own = [one.name for one in await self.own_courses(model)]
         requests = [lease.request for lease in state.leases]
         self.send_json(
             {
@@ -202,8 +215,15 @@ class CacheChoices(CacheHandler):
                     [one.image for one in caches],
                 ),
                 "courses": _once(
-                    [str(one.get("course") or "") for one in requests],
-                    [one.scope for one in caches],
+                    own,
+                    *(
+                        (
+                            [str(one.get("course") or "") for one in requests],
+                            [one.scope for one in caches],
+                        )
+                        if auth.is_viewer(model)
+                        else ()
+                    ),
                 ),
                 "pools": list(state.laid.pools),
                 "gpus": len(state.laid.gpus),
@@ -216,22 +236,22 @@ class OneCache(CacheHandler):
 
     async def get(self, cache_id: str) -> None:
         """One of them, with the end of its log."""
-        await self.require_reader()
-        caches, one = await self.all_caches(), await self.find(cache_id)
+        model = await self.require_reader()
+        caches, one = await self.all_caches(), await self.find(model, cache_id)
         self.send_json({"cache": describe(one, currents(caches), log=True)})
 
     async def delete(self, cache_id: str) -> None:
         """Give it up; its files go once no server uses them."""
-        await self.require_instructor()
-        check, one = self.check(), await self.find(cache_id)
-        model = await self.require_builder(one.scope)
+        model = await self.require_instructor()
+        check, one = self.check(), await self.find(model, cache_id)
+        await self.require_builder(model, one.scope)
         hub, ledger = self.lab.settings.hub_id, self.lab.ledger
         try:
             was = await asyncio.to_thread(ledger.remove_cache, hub, one.id, model["name"], check)
         except ChangedMeanwhile as error:
             raise await self.changed(one.id, error) from None
         if was is None:
-            raise BadRequest(words.why_not_removed(await self.find(cache_id)))
+            raise BadRequest(words.why_not_removed(await self.find(model, cache_id)))
         line = await asyncio.to_thread(ledger.latest_change, hub, "cache", one.id)
         self.send_json({"removed": one.id, "change": 0 if line is None else line.id})
 
@@ -257,12 +277,12 @@ class StopBuild(CacheHandler):
 
     async def post(self, cache_id: str) -> None:
         """Stop a build; one under way ends within a moment."""
-        await self.require_instructor()
-        one = await self.find(cache_id)
-        model = await self.require_builder(one.scope)
+        model = await self.require_instructor()
+        one = await self.find(model, cache_id)
+        await self.require_builder(model, one.scope)
         ledger = self.lab.ledger
         if not await asyncio.to_thread(ledger.cancel_cache, one.hub, one.id, model["name"]):
-            raise BadRequest(words.why_not_stopped(await self.find(cache_id)))
+            raise BadRequest(words.why_not_stopped(await self.find(model, cache_id)))
         await self.answer(one.id)
 
 

@@ -24,6 +24,7 @@ ANYBODY: Final = "anybody, without a login"
 ENTER: Final = "whoever may use the service"
 OWNER: Final = f"the server's owner, or {VIEW}"
 CACHES: Final = f"{VIEW} or {INSTRUCT}"
+COURSE: Final = f"{INSTRUCT}, for the courses that one looks after; {ADMIN} for all"
 SERVER: Final = "the server itself, by its own token"
 
 _TEXT: Final = {"type": "string"}
@@ -264,6 +265,93 @@ OPERATIONS: Final = (
         answers.Removed,
         needs_match=True,
     ),
+    Operation(
+        "get",
+        "courses",
+        "The courses that one looks after, and those that one belongs to",
+        ENTER,
+        answers.Courses,
+    ),
+    Operation(
+        "get", "courses/schema", "JSON schema of a course's manifest", ENTER, answers.Anything
+    ),
+    Operation(
+        "post",
+        "courses",
+        "Add a course; whoever does looks after it",
+        INSTRUCT,
+        answers.CourseChanged,
+        status=201,
+        body=schemas.CourseBody,
+        errors=(400,),
+    ),
+    Operation("get", "courses/{name}", "A course with its manifest", COURSE, answers.OneCourse),
+    Operation(
+        "put",
+        "courses/{name}",
+        "Change a course's manifest",
+        COURSE,
+        answers.CourseSaved,
+        body=schemas.CourseBody,
+        needs_match=True,
+    ),
+    Operation(
+        "delete", "courses/{name}", "Remove a course", COURSE, answers.Removed, needs_match=True
+    ),
+    Operation(
+        "get",
+        "courses/{name}/manifest",
+        "The manifest as the text of a course.yaml",
+        COURSE,
+        answers.Yaml,
+    ),
+    Operation(
+        "post",
+        "courses/{name}/preload",
+        "Preload a course: fetch, check, image, smoke test, warm cache",
+        COURSE,
+        answers.CourseChanged,
+    ),
+    Operation(
+        "post",
+        "courses/{name}/publish",
+        "Give students what was preloaded; the version is content_etag",
+        COURSE,
+        answers.CourseChanged,
+        needs_match=True,
+    ),
+    Operation(
+        "post",
+        "courses/{name}/stop",
+        "Stop what is done for a course",
+        COURSE,
+        answers.CourseChanged,
+    ),
+    Operation(
+        "get",
+        "courses/{name}/students",
+        "Who has which publication of a course",
+        COURSE,
+        answers.CourseStudents,
+    ),
+    Operation(
+        "post",
+        "courses/{name}/reset",
+        "Bring one file of one student back to the course's version; a backup is kept",
+        COURSE,
+        answers.ResetAsked,
+        status=202,
+        body=schemas.Reset,
+    ),
+    Operation(
+        "post",
+        "courses/{name}/timetable",
+        "Take a course's sessions out of a calendar (ICS)",
+        COURSE,
+        answers.TimetableTaken,
+        body=schemas.Calendar,
+        needs_match=True,
+    ),
     Operation("get", "leases", "Who holds what (or what one holds)", ENTER, answers.Leases),
     *(
         Operation(
@@ -304,6 +392,17 @@ OPERATIONS: Final = (
             answers.Accepted,
             body=answers.Report,
             errors=(400, 404, 409, 429),
+        )
+        for path in _SERVER_PATHS
+    ),
+    *(
+        Operation(
+            "get",
+            f"servers/{path}/course",
+            "What the agent is to do with its course's files",
+            SERVER,
+            answers.CourseOrders,
+            errors=(404, 429),
         )
         for path in _SERVER_PATHS
     ),
@@ -391,7 +490,7 @@ def describe(prefix: str) -> dict[str, Any]:
 def _describe(operation: Operation, components: dict[str, Any]) -> dict[str, Any]:
     parameters: list[dict[str, Any]] = [
         {"name": name, "in": "path", "required": True, "schema": _path_schema(name)}
-        for name in ("uuid", "id", "user", "server")
+        for name in ("uuid", "id", "name", "user", "server")
         if f"{{{name}}}" in operation.path
     ]
     if operation.path.startswith("log/"):
@@ -441,6 +540,8 @@ def _describe(operation: Operation, components: dict[str, Any]) -> dict[str, Any
 def _content(
     operation: Operation, model: type[BaseModel], components: dict[str, Any]
 ) -> dict[str, Any]:
+    if model is answers.Yaml:
+        return {"application/yaml": {"schema": {"type": "object"}}}
     if model is answers.Stream:
         return {"text/event-stream": {"schema": _TEXT}}
     content: dict[str, Any] = {"application/json": {"schema": _ref(model, components)}}
@@ -466,7 +567,7 @@ def _ref(model: type[BaseModel], components: dict[str, Any]) -> dict[str, str]:
 
 
 def _path_schema(name: str) -> dict[str, Any]:
-    return {"type": "string", "minLength": 1, "maxLength": 64 if name == "id" else 255}
+    return {"type": "string", "minLength": 1, "maxLength": 64 if name in ("id", "name") else 255}
 
 
 def _name(operation: Operation) -> str:

@@ -54,3 +54,9 @@ def suites_dir() -> Path:
     """Folder of the warm-up suites that come with the package; it may be missing."""
     beside = Path(__file__).resolve().parents[2] / "share" / "suites"
     return beside if beside.is_dir() else share_dir() / "suites"
+
+
+def courses_dir() -> Path:
+    """Folder of the courses that come with the package; it may be missing."""
+    beside = Path(__file__).resolve().parents[2] / "share" / "courses"
+    return beside if beside.is_dir() else share_dir() / "courses"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+from pytorch_spawner.core.courses import Course, Manifest, Order, Student
 from pytorch_spawner.core.gpus import GpuUuid, Inventory
 from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.journal import Event
@@ -118,11 +119,11 @@ class Change(Protocol):
 
     @property
     def what(self) -> str:
-        """Kind: "grant", "gpu", "queue", "server", "cache" or "refused"."""
+        """Kind: "grant", "gpu", "queue", "server", "cache", "course" or "refused"."""
 
     @property
     def subject(self) -> str:
-        """Id of the grant or cache, UUID, or user and server."""
+        """Id of the grant or cache, UUID, name of the course, or user and server."""
 
     @property
     def before(self) -> Any:
@@ -280,3 +281,39 @@ class Ledger(Protocol):
         self, hub: str, cache_id: str, by: str, check: Callable[[Cache], None]
     ) -> Cache | None:
         """Give it up; None where it is gone or not over."""
+
+    def courses(self, hub: str) -> Sequence[Course]:
+        """Every course, by name."""
+
+    def course(self, hub: str, name: str) -> Course | None:
+        """One of them."""
+
+    def save_course(
+        self, hub: str, manifest: Manifest, by: str, check: Callable[[Course | None], None]
+    ) -> Course:
+        """Add a course, or change its manifest."""
+
+    def remove_course(
+        self, hub: str, name: str, by: str, check: Callable[[Course], None]
+    ) -> Course | None:
+        """Remove a course; None where there is none."""
+
+    def ask_course(self, hub: str, name: str, task: str, by: str) -> bool:
+        """Ask for a "preload" or "publish"; False where one is under way or nothing is there."""
+
+    def stop_course(self, hub: str, name: str, by: str) -> bool:
+        """Ask for the end of what is done for a course; False where nothing is."""
+
+    def students(self, hub: str, course: str) -> Sequence[Student]:
+        """Everybody whose container reported about a course."""
+
+    def note_student(self, hub: str, course: str, username: str, data: Mapping[str, Any]) -> None:
+        """Take in what somebody's container says of its copy."""
+
+    def ask_reset(self, hub: str, course: str, username: str, path: str, by: str) -> Order:
+        """Order one person's copy of one file back to the course's version."""
+
+    def orders(
+        self, hub: str, course: str, username: str = "", *, open_only: bool = True
+    ) -> Sequence[Order]:
+        """Orders to one person's copy, or to everybody's (""), the oldest first."""

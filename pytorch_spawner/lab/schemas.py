@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    RootModel,
+    field_validator,
+    model_validator,
+)
 
+from pytorch_spawner.core.courses import MAX_MANIFEST_BYTES, Manifest
 from pytorch_spawner.core.gpus import MAX_SLOTS
 from pytorch_spawner.core.grants import PRIORITIES
 
@@ -92,6 +101,37 @@ class CacheBuild(_Body):
         if bool(self.suite) == bool(self.again_of):
             raise ValueError("name either a suite, or an earlier build in again_of")
         return self
+
+
+class CourseText(_Body):
+    """A course as the text of its course.yaml, or the lab's example; exactly one of both."""
+
+    yaml: Annotated[str, Field(max_length=MAX_MANIFEST_BYTES)] | None = None
+    example: bool = False
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> CourseText:
+        if (self.yaml is None) != self.example:
+            raise ValueError("send either a text in yaml, or example: true")
+        return self
+
+
+class CourseBody(RootModel[Manifest | CourseText]):
+    """A course's manifest, or its text. For the document: the handler tells them apart itself."""
+
+
+class Reset(_Body):
+    """One file of one student that is brought back to the course's."""
+
+    user: Text
+    path: Annotated[str, Field(min_length=1, max_length=400), Printable]
+
+
+class Calendar(_Body):
+    """A calendar file, and the seats that each of its sessions keeps (null: one a student)."""
+
+    ics: Annotated[str, Field(max_length=1024 * 1024)]
+    seats: Annotated[int, BeforeValidator(_no_truth), Field(ge=0, le=2000)] | None = None
 
 
 class GrantsBody(_Body):

@@ -38,6 +38,8 @@ class LabSettings:
         host: Address to listen on.
         port: Port to listen on.
         warm_cache_gib: Most GiB of all published warm caches together.
+        course_dir: Directory for the mirrors of courses' sources.
+        course_roots: Directories below which courses may lie that do not come from git.
     """
 
     hub_id: str
@@ -53,6 +55,8 @@ class LabSettings:
     host: str = "127.0.0.1"
     port: int = 10110
     warm_cache_gib: float = 20.0
+    course_dir: str = "courses"
+    course_roots: tuple[str, ...] = ()
 
     @property
     def hub_prefix(self) -> str:
@@ -107,6 +111,10 @@ def read_settings(env: Mapping[str, str] | None = None) -> LabSettings:
         host=address.hostname or "127.0.0.1",
         port=_port(env) or 80,
         warm_cache_gib=warm_cache_gib or 0.0,
+        course_dir=env.get("PYTORCH_SPAWNER_COURSE_DIR") or "courses",
+        course_roots=tuple(
+            filter(None, env.get("PYTORCH_SPAWNER_COURSE_ROOTS", "").split(os.pathsep))
+        ),
     )
 
 

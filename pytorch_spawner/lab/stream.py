@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from tornado.iostream import StreamClosedError
 
+from pytorch_spawner.core.courses import SMOKER, try_name
 from pytorch_spawner.core.journal import MAX_EVENTS_A_START, Report, parse_report
 from pytorch_spawner.errors import LabError
 from pytorch_spawner.lab import auth, views
@@ -33,7 +34,32 @@ _TOKEN: Final = re.compile(r"(?:token|bearer)\s+(\S{1,256})\s*", re.IGNORECASE)
 _SEQ: Final = re.compile(r"[0-9]{1,9}")
 
 
-class Events(ApiHandler):
+class AgentHandler(ApiHandler):
+    """What the routes share that a server's own agent asks."""
+
+    async def require_writer(self, username: str, servername: str) -> Mapping[str, Any]:
+        """Resolve the token in the header; cookies and tokens in the address count for nothing."""
+        match = _TOKEN.fullmatch(self.request.headers.get("Authorization", ""))
+        if match is None:
+            raise ApiError(401, "no-token", 'Send "Authorization: token ..." with the report.')
+        now, address = time.monotonic(), self.request.remote_ip
+        if wait_s := self.lab.strangers.wait_s(address, 1, now):
+            raise ApiError(
+                429,
+                "too-many-strangers",
+                "Too many reports with unknown tokens came from this address.",
+                retry_after=retry_after(wait_s),
+            )
+        model = await self.hub_auth.user_for_token(match[1], sync=False)
+        if not model:
+            self.lab.strangers.take(address, 1, now)
+            raise ApiError(401, "unknown-token", "The hub does not know this token.")
+        if not auth.may_write(model, username, servername):
+            await self.refuse(model, "forbidden", "This token is not that server's.")
+        return dict(model)
+
+
+class Events(AgentHandler):
     """One server's journal: GET follows it, POST adds the agent's events."""
 
     _gone: asyncio.Event
@@ -140,7 +166,7 @@ class Events(ApiHandler):
     async def post(self, username: str, servername: str = "") -> None:
         """Take an agent's report and answer with the numbers its events got."""
         try:
-            await self._require_writer(username, servername)
+            await self.require_writer(username, servername)
             self._take(username, servername, 1)
             report = parse_report(self.request.body)
             if len(report.events) > 1:
@@ -153,27 +179,6 @@ class Events(ApiHandler):
             self.lab.metrics.accepted.labels(kind).inc()
         self.lab.follower.wake(username, servername)
         self.send_json({"accepted": len(seqs), "seq": seqs[-1] if seqs else None})
-
-    async def _require_writer(self, username: str, servername: str) -> Mapping[str, Any]:
-        """Resolve the token in the header; cookies and tokens in the address count for nothing."""
-        match = _TOKEN.fullmatch(self.request.headers.get("Authorization", ""))
-        if match is None:
-            raise ApiError(401, "no-token", 'Send "Authorization: token ..." with the report.')
-        now, address = time.monotonic(), self.request.remote_ip
-        if wait_s := self.lab.strangers.wait_s(address, 1, now):
-            raise ApiError(
-                429,
-                "too-many-strangers",
-                "Too many reports with unknown tokens came from this address.",
-                retry_after=retry_after(wait_s),
-            )
-        model = await self.hub_auth.user_for_token(match[1], sync=False)
-        if not model:
-            self.lab.strangers.take(address, 1, now)
-            raise ApiError(401, "unknown-token", "The hub does not know this token.")
-        if not auth.may_write(model, username, servername):
-            await self.refuse(model, "forbidden", "This token is not that server's.")
-        return dict(model)
 
     def _take(self, username: str, servername: str, cost: int) -> None:
         wait_s = self.lab.reports.take((username, servername), cost, time.monotonic())
@@ -200,7 +205,23 @@ class Events(ApiHandler):
             raise ApiError(409, "journal-full", "This start has reported all it may.")
         events = await asyncio.to_thread(ledger.append_events, start.id, report.events)
         self.lab.note_length(start.id, events[-1].seq)
+        await self._note_course(start, report)
         samples = [data for kind, data in report.events if kind == "sample"]
         if samples:
             await self.lab.meter.take_report(username, servername, samples[-1])
         return [event.seq for event in events]
+
+    async def _note_course(self, start: Start, report: Report) -> None:
+        """Let an instructor see whose copy is where; a look as a student is nobody's copy."""
+        course = str(start.request.get("course") or "")
+        is_own = start.username != SMOKER and start.servername != try_name(course)
+        said = [data for kind, data in report.events if kind == "course"]
+        if course and is_own:
+            for data in said:
+                await asyncio.to_thread(
+                    self.lab.ledger.note_student,
+                    self.lab.settings.hub_id,
+                    course,
+                    start.username,
+                    data,
+                )

@@ -27,7 +27,7 @@ from pytorch_spawner.agent import building
 from pytorch_spawner.core import warmcache
 from pytorch_spawner.core.warmcache import WARMER, Cache, Target
 from pytorch_spawner.errors import LabError
-from pytorch_spawner.lab import hub_api
+from pytorch_spawner.lab.accounts import Account, reason
 from pytorch_spawner.lab.settings import LabSettings
 from pytorch_spawner.ledger.store import Ledger, Start
 
@@ -35,8 +35,6 @@ T = TypeVar("T")
 log = logging.getLogger("pytorch_spawner.warmer")
 
 _LOOK_S: Final = 1.0
-# A queue for a GPU may be long; a container that was given one must come up in minutes.
-_STOP_S: Final = 120.0
 # What a suite prints beside our lines is of no use beyond its end.
 _MAX_LOG_BYTES: Final = 32 * 1024 * 1024
 _LOG_LINES: Final = 200
@@ -119,6 +117,7 @@ class Warmer:
         self._hub = settings.hub_id
         self._client: Any = None
         self._expired_at = -1e9
+        self._account = Account(settings, WARMER)
 
     async def run(self) -> None:
         """Build what is asked for, for ever; what another process left half done is ended first."""
@@ -145,7 +144,7 @@ class Warmer:
         build = await self._call(lambda ledger: ledger.cache_under_way(self._hub))
         if build is not None:
             # Raises where the hub does not answer yet, and is tried again.
-            await self._stop_server()
+            await self._account.stop()
             await self._fail(build, "The lab service restarted while it was being built.", "")
             await self._clean_up(build, is_published=False)
 
@@ -157,7 +156,7 @@ class Warmer:
         is_published, heard = False, Heard(names)
         try:
             try:
-                await self._ensure_account()
+                await self._account.ensure()
                 heard = await self._round(build, "compiling", heard)
                 # Before the second server starts: by it the spawner knows which container it plans,
                 # and seals what the first one made.
@@ -175,7 +174,7 @@ class Warmer:
             except BuildFailed as error:
                 await self._fail(build, str(error), heard.text)
             except (LabError, HTTPClientError, OSError) as error:
-                await self._fail(build, _reason(error), heard.text)
+                await self._fail(build, reason(error), heard.text)
         except asyncio.CancelledError:
             raise  # the service ends at once; the next one tidies up
         except Exception:
@@ -196,13 +195,6 @@ class Warmer:
             raise BuildFailed("Somebody stopped it.")
         log.info("published warm cache %s", build.id)
 
-    async def _ensure_account(self) -> None:
-        try:
-            await hub_api.ask(self._settings, hub_api.user_path(WARMER), "POST", body=b"")
-        except HTTPClientError as error:
-            if error.code != 409:  # 409: it is there
-                raise
-
     async def _round(self, build: Cache, doing: str, heard: Heard) -> Heard:
         """Start a server, read what it prints until it is done, stop it.
 
@@ -210,13 +202,9 @@ class Warmer:
             BuildFailed: It did not start, something in it failed, it took too long, or somebody
                 asked to stop.
         """
-        await self._stop_server()
+        await self._account.stop()
         began = time.time()
-        body = json.dumps(warmcache.options_of(build)).encode()
-        asking = asyncio.create_task(
-            hub_api.ask(self._settings, hub_api.server_path(WARMER, ""), "POST", body=body)
-        )
-        asking.add_done_callback(lambda task: task.cancelled() or task.exception())
+        asking = self._account.start(warmcache.options_of(build))
         over = threading.Event()
         try:
             container = await self._wait_for_container(build, asking, began)
@@ -224,12 +212,12 @@ class Warmer:
         except asyncio.CancelledError:
             raise  # the service ends; the next one stops the server
         except BaseException:
-            await self._stop_server()
+            await self._account.stop()
             raise
         finally:
             asking.cancel()
             over.set()
-        await self._stop_server()
+        await self._account.stop()
         if heard.failure is not None:
             name = str(heard.failure.get("name", ""))[:60]
             said = str(heard.failure.get("message", ""))[:400]
@@ -251,7 +239,7 @@ class Warmer:
                         return one.id
             if why := await self._why_not_starting(build, asking, start if is_ours else None):
                 raise BuildFailed(why)
-            lost = lost + 1 if asking.done() and not await self._has_server() else 0
+            lost = lost + 1 if asking.done() and not (await self._account.server())[0] else 0
             if lost > _LOST_LOOKS:
                 raise BuildFailed("Its server did not start; see the hub's log.")
             await asyncio.sleep(_LOOK_S)
@@ -275,7 +263,7 @@ class Warmer:
         error = asking.exception() if asking.done() else None
         # 599: the hub took longer than the request was waited for.
         is_slow = isinstance(error, HTTPClientError) and error.code == 599
-        return "" if error is None or is_slow else _reason(error)
+        return "" if error is None or is_slow else reason(error)
 
     def _begin_reading(
         self, container: str, heard: Heard, over: threading.Event
@@ -330,43 +318,13 @@ class Warmer:
         if not heard.is_done and heard.failure is None:
             raise BuildFailed("Its container ended before it was done.")
 
-    async def _server(self) -> tuple[bool, str]:
-        """Whether the account has a server, and what is pending of it, as the hub says."""
-        try:
-            said = json.loads(await hub_api.ask(self._settings, hub_api.user_path(WARMER)))
-        except HTTPClientError as error:
-            if error.code == 404:
-                return False, ""
-            raise
-        server = (said.get("servers") or {}).get("")
-        if server is None:
-            return bool(said.get("pending")), str(said.get("pending") or "")
-        return True, str(server.get("pending") or "")
-
-    async def _has_server(self) -> bool:
-        return (await self._server())[0]
-
-    async def _stop_server(self) -> None:
-        """Stop the account's server and wait until the hub has forgotten it, its GPU given back."""
-        ends_at = time.monotonic() + _STOP_S
-        while True:
-            is_there, pending = await self._server()
-            if not is_there:
-                return
-            if time.monotonic() > ends_at:
-                raise BuildFailed("Its server cannot be stopped; see the hub's log.")
-            if pending != "stop":
-                with contextlib.suppress(HTTPClientError):
-                    await hub_api.ask(self._settings, hub_api.server_path(WARMER, ""), "DELETE")
-            await asyncio.sleep(_LOOK_S / 2)
-
     # -- the volume -------------------------------------------------------------------------------
 
     async def _clean_up(self, build: Cache, *, is_published: bool) -> None:
         """Throw away what a build leaves; what cannot go yet, the next sweep takes."""
         volumes = warmcache.volumes_of(self._hub, build.id)
         with contextlib.suppress(LabError, HTTPClientError, OSError, BuildFailed):
-            await self._stop_server()
+            await self._account.stop()
             for name in (*volumes.passing, *(() if is_published else (volumes.cache,))):
                 await self._with_engine(warm_engine.remove_volume, name)
         self._expired_at = -1e9
@@ -451,15 +409,3 @@ def _number(value: Any) -> float:
 
 def _whole(value: Any) -> int:
     return value if isinstance(value, int) and 0 <= value < 1e6 else 0
-
-
-def _reason(error: BaseException) -> str:
-    """What the hub or the engine said, as a sentence."""
-    if isinstance(error, LabError):
-        return error.public_message
-    if isinstance(error, HTTPClientError):
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            said = json.loads(error.response.body if error.response else b"")
-            return str(said["message"])[:400]
-        return f"The hub answered with {error.code}."
-    return f"{type(error).__name__}: {error}"[:400]

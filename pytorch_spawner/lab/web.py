@@ -13,6 +13,7 @@ from typing import Any, Final
 from jupyterhub.services.auth import HubOAuthCallbackHandler
 from tornado.web import HTTPError, StaticFileHandler
 
+from pytorch_spawner.core.courses import courses_of
 from pytorch_spawner.lab import auth, views
 from pytorch_spawner.lab.handlers import Lab, LabHandler
 
@@ -20,12 +21,14 @@ TITLES: Final = {
     "gpus": "GPUs",
     "grants": "Who gets what",
     "queue": "Queue",
+    "courses": "Courses",
     "caches": "Warm caches",
     "usage": "Usage",
     "log": "Log",
 }
-# What somebody sees who manages courses and looks after nothing else.
-FOR_INSTRUCTORS: Final = {"caches": TITLES["caches"]}
+# What everybody sees, and what somebody sees who manages courses and looks after nothing else.
+FOR_ALL: Final = {"courses": TITLES["courses"]}
+FOR_INSTRUCTORS: Final = {**FOR_ALL, "caches": TITLES["caches"]}
 
 
 class PageHandler(LabHandler):
@@ -61,23 +64,26 @@ class Home(PageHandler):
         if all(not start.servername for start in starts):
             self.redirect(f"{settings.prefix}servers/{views.server_path(name, '')}")
             return
+        courses = await asyncio.to_thread(self.lab.ledger.courses, settings.hub_id)
         self.finish(
             self.lab.pages.render(
                 "servers.html",
                 user=name,
+                courses=courses_of(courses, name, auth.groups_of(self.model)),
                 servers=views.describe_me(self.model, starts, settings)["servers"],
             )
         )
 
 
 class Admin(PageHandler):
-    """A page of those who look after the lab; the script fills it from the API."""
+    """A page that the script fills from the API; most are of those who look after the lab."""
 
     async def get(self, name: str) -> None:
         """Render the frame."""
         is_viewer = auth.is_viewer(self.model)
-        pages = TITLES if is_viewer else FOR_INSTRUCTORS
-        if name not in pages or not (is_viewer or auth.is_instructor(self.model)):
+        is_instructor = auth.is_instructor(self.model)
+        pages = TITLES if is_viewer else FOR_INSTRUCTORS if is_instructor else FOR_ALL
+        if name not in pages:
             raise HTTPError(403, "This page is for the lab's admins.")
         settings = self.lab.settings
         config = {
@@ -87,7 +93,8 @@ class Admin(PageHandler):
             "user": self.model["name"],
             "canView": is_viewer,
             "canAdmin": auth.is_admin(self.model),
-            "canInstruct": auth.is_instructor(self.model),
+            "canInstruct": is_instructor,
+            "hubUrl": settings.hub_prefix,
             "xsrf": self.xsrf_token.decode("ascii"),
         }
         self.finish(

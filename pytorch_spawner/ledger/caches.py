@@ -226,12 +226,6 @@ class Caches(Log):
             row = session.scalar(found)
             return None if row is None else _cache(row)
 
-    def cache_scopes(self, hub: str) -> tuple[str, ...]:
-        """The courses that anything was ever built for; asked at every start, so nothing else."""
-        with self._reading() as session:
-            found = select(CacheRow.scope).where(CacheRow.hub == hub, CacheRow.scope != "")
-            return tuple(session.scalars(found.distinct().order_by(CacheRow.scope)))
-
     def offered_caches(self, hub: str) -> tuple[Cache, ...]:
         """What starts may be given."""
         with self._reading() as session:

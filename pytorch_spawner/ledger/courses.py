@@ -170,13 +170,16 @@ class Courses(Log):
                 self._count_up(session, hub, "shown")
 
     def smoke_course(self, hub: str) -> Course | None:
-        """The course whose smoke test runs now; None where none does."""
+        """The course that a fresh student's server is to be started for; None for none."""
         with self._reading() as session:
             found = select(CourseRow).where(
                 CourseRow.hub == hub, CourseRow.is_running.is_(True), CourseRow.task == "preload"
             )
             for row in session.scalars(found):
-                if any(s["name"] == "smoke" and s["state"] == "running" for s in row.steps):
+                if any(
+                    step["name"] in ("image", "smoke") and step["state"] == "running"
+                    for step in row.steps
+                ):
                     return _course(row)
         return None
 

@@ -325,3 +325,16 @@ class EventRow(Base):
     at: Mapped[float] = mapped_column(Float)
     kind: Mapped[str] = mapped_column(String(16))
     data: Mapped[str] = mapped_column(Text)
+
+
+class ImageRow(Base):
+    """An image as it was scanned; see ``core.catalog.Image``."""
+
+    __tablename__ = "images"
+    hub: Mapped[str] = mapped_column(String(64), primary_key=True)
+    reference: Mapped[str] = mapped_column(String(512), primary_key=True)
+    # The engine's id of it: a reference may come to mean another image.
+    image_id: Mapped[str] = mapped_column(String(128))
+    facts: Mapped[dict[str, Any]] = mapped_column(JSON)
+    scanned_at: Mapped[float] = mapped_column(Float)
+    by: Mapped[str] = mapped_column(String(255))

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 
 from pytorch_spawner.ledger.courses import Courses
+from pytorch_spawner.ledger.images import Images
 from pytorch_spawner.ledger.leases import Lease
 from pytorch_spawner.ledger.log import Change
 from pytorch_spawner.ledger.people import People
@@ -20,7 +21,7 @@ from pytorch_spawner.ledger.using import Using
 __all__ = ["Change", "Lease", "Ledger", "QueueState", "Start", "Waiting"]
 
 
-class Ledger(Undoing, Courses, Using, Starts, People):
+class Ledger(Undoing, Courses, Images, Using, Starts, People):
     """The one shared state of a lab; safe to share between threads."""
 
     @classmethod

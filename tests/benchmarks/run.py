@@ -82,6 +82,14 @@ def _first_step(options: argparse.Namespace) -> Bench:
     )
 
 
+def _courses(options: argparse.Namespace) -> Bench:
+    from tests.benchmarks import bench_courses
+
+    if options.short:
+        return bench_courses.run(students=3, within_s=6, rounds=1)
+    return bench_courses.run()
+
+
 BENCHMARKS: Mapping[str, Known] = {
     "scheduler": Known("one decision with 2,000 tickets, and longer queues", 120, _scheduler),
     "hub-loop": Known("200 starts at once: does the hub's loop keep turning?", 290, _hub_loop),
@@ -89,6 +97,7 @@ BENCHMARKS: Mapping[str, Known] = {
     "spawn": Known("seconds until a server answers, stock beside ours", 1500, _spawn),
     "recovery": Known("seconds after kill -9 of the hub, stock beside ours", 600, _recovery),
     "landing": Known("CPU of the hub while students wait, stock beside ours", 600, _landing),
+    "courses": Known("a class of 30 within a minute, with a course and without", 900, _courses),
     "first-step": Known("a new notebook's first compiled step, stock and ours", 3000, _first_step),
 }
 
@@ -112,7 +121,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--keep", default="", help="hub-loop: new folder for the hubs' logs and the meters' lines"
     )
     parser.add_argument(
-        "--short", action="store_true", help="spawn, recovery, first-step: one round, to try it"
+        "--short", action="store_true", help="spawn, recovery, courses, ...: one round, to try it"
     )
     parser.add_argument(
         "--concurrent", type=int, default=50, help="spawn: so many at once as well; 0: only 8"

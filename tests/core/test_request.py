@@ -1,11 +1,20 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
-from pytorch_spawner.core.request import ON_BUSY, Offer, Request, parse, shares_of
+from pytorch_spawner.core.request import (
+    ON_BUSY,
+    CourseChoice,
+    Offer,
+    Request,
+    parse,
+    shares_of,
+)
 from pytorch_spawner.errors import BadRequest
 
 OFFER = Offer({"Small": "lab:cpu", "Big": "lab:cuda"}, max_gpus=2, pools=("a100", "t4"))
@@ -44,6 +53,77 @@ NO_GPU = Offer({"Small": "lab:cpu"}, max_gpus=0, default_gpus=0)
 )
 def test_a_request_within_the_offer(options: dict, offer: Offer, expected: Request) -> None:
     assert parse(options, offer) == expected
+
+
+CV = CourseChoice("Computer vision", image="Big", gpus=2, share="whole", pool="t4")
+TALK = CourseChoice("Talking", gpus=0)
+PLAIN = CourseChoice("Plain")
+MUCH = CourseChoice("Much", gpus=8, share="mig:7g.80gb", pool="gone")
+
+
+def taught(*courses: CourseChoice, lab: Offer = OFFER) -> Offer:
+    return replace(lab, courses={one.title.split()[0].lower(): one for one in courses})
+
+
+@pytest.mark.parametrize(
+    ("options", "offer", "expected"),
+    [
+        pytest.param(
+            {"course": "computer"}, taught(CV, TALK),
+            Request("lab:cuda", 2, "whole", "t4", "computer"),
+            id="a course brings its image, GPUs, share and pool",
+        ),
+        pytest.param(
+            {}, taught(CV), Request("lab:cuda", 2, "whole", "t4", "computer"),
+            id="whoever belongs to one course alone gets it without a word",
+        ),
+        pytest.param(
+            {}, taught(CV, TALK), Request("lab:cpu", 1, "any"),
+            id="whoever belongs to two says which",
+        ),
+        pytest.param(
+            {"course": ""}, taught(CV), Request("lab:cpu", 1, "any"),
+            id="none can be said",
+        ),
+        pytest.param(
+            {"course": "computer", "gpus": 1}, taught(CV),
+            Request("lab:cuda", 1, "any", course="computer", is_asked=True),
+            id="what a start says itself wins",
+        ),
+        pytest.param(
+            {"course": "computer", "image": "Small"}, taught(CV),
+            Request("lab:cpu", 2, "whole", "t4", "computer"),
+            id="and so does its image",
+        ),
+        pytest.param(
+            {"course": "talking"}, taught(TALK, CV),
+            Request("lab:cpu", 0, "none", course="talking"),
+            id="a course for the CPU",
+        ),
+        pytest.param(
+            {"course": "plain"}, taught(PLAIN, CV), Request("lab:cpu", 1, "any", course="plain"),
+            id="a course that asks for nothing gets the lab's default",
+        ),
+        pytest.param(
+            {"course": "much"}, taught(MUCH, CV), Request("lab:cpu", 2, "any", course="much"),
+            id="a course that asks for what the lab has not gets what it has",
+        ),
+        pytest.param(
+            {}, taught(CV, lab=replace(NO_GPU, images=OFFER.images)),
+            Request("lab:cuda", 0, "none", course="computer"),
+            id="a lab without a GPU gives none",
+        ),
+    ],
+)  # fmt: skip
+def test_a_course_is_what_a_start_gets_where_it_does_not_say(
+    options: dict, offer: Offer, expected: Request
+) -> None:
+    assert parse(options, offer) == expected
+
+
+def test_a_course_whose_image_the_lab_has_not_says_so() -> None:
+    with pytest.raises(BadRequest, match='no image "gone:1"'):
+        parse({}, taught(CourseChoice("Old", image="gone:1")))
 
 
 @pytest.mark.parametrize(

@@ -163,6 +163,10 @@ class MemoryLedger:
         self._check()
         return ()
 
+    def courses(self, hub: str) -> tuple[Any, ...]:
+        self._check()
+        return ()
+
     def shown_version(self, hub: str) -> int:
         self._check()
         return 0

@@ -15,6 +15,7 @@ from unittest.mock import patch
 from lab_fakes import ENTER, HUB, FakeHub, server_scope
 from tornado.web import RequestHandler
 
+from pytorch_spawner.core.courses import STEPS, Step, parse_manifest
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
 from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.placement import DeviceSetting, Holding
@@ -44,6 +45,8 @@ GRANTS = (
 
 # Warm caches: the first is what starts are given, the second waits to be built.
 CURRENT, QUEUED, FAILED = "c0ffee000001", "c0ffee000002", "c0ffee000003"
+# Of a course that the instructor does not look after; see ``seed_courses``.
+FOREIGN = "c0ffee000004"
 SUITE = {
     "suite.yaml": b"name: gpt\ntargets: [{name: gpt, function: m:f, vary: {batch_size: 8}}]\n",
     "m.py": b"def f(batch_size): ...\n",
@@ -108,6 +111,12 @@ def seed(ledger: Any) -> Lines:
     ledger.add_busy(
         HUB, [(day, "ana", "cv", WHOLE, 1800.0), (day - 86_400, "bo", "", SHARED, 60.0)]
     )
+    seed_courses(ledger)
+    ledger.save_course(HUB, parse_manifest({**OTHER, "name": "busy", "title": "Busy"}), "zoe")
+    ledger.ask_course(HUB, "busy", "preload", "zoe")
+    ask_for_cache(ledger, FOREIGN, scope="nlp", by="zoe")
+    ledger.next_cache(HUB)
+    ledger.note_cache(FOREIGN, state="failed", message="bert raised ValueError.")
     seed_caches(ledger)
     return Lines(int(drain), int(lines[0]), int(boost))
 
@@ -146,6 +155,68 @@ def seed_caches(ledger: Any) -> None:
         FAILED, state="failed", message="gpt at size 8 raised ValueError.", log="oh\n"
     )
     ask_for_cache(ledger, QUEUED, scope="cv")
+
+
+# Two courses: the instructor looks after the first, somebody else after the other.
+OLD, NEW = "4f1c2a7d" * 5, "b7e09931" * 5
+COURSE: dict[str, Any] = {
+    "name": "cv",
+    "title": "Computer vision",
+    "source": {"git": "https://forge.example/cv.git", "branch": "main"},
+    "members": {"users": ["ana", "eve"], "groups": ["vision"], "staff": ["ida"]},
+}
+OTHER: dict[str, Any] = {
+    "name": "nlp",
+    "title": "Language",
+    "source": {"directory": "/srv/courses/nlp"},
+    "members": {"users": ["bo"], "staff": ["zoe"]},
+}
+
+
+CALENDAR = """BEGIN:VCALENDAR
+VERSION:2.0
+PRODID:-//university//timetable//EN
+BEGIN:VEVENT
+UID:1
+DTSTAMP:20250101T000000Z
+DTSTART:{day}T090000Z
+DTEND:{day}T110000Z
+SUMMARY:Laboratory
+END:VEVENT
+END:VCALENDAR
+""".format(day=time.strftime("%Y%m%d", time.gmtime(time.time() + 7 * 86_400)))
+
+
+def seed_courses(ledger: Any) -> None:
+    """One course that is published, with something newer; and one that was never preloaded."""
+    for said in (COURSE, OTHER):
+        ledger.save_course(HUB, parse_manifest(said), said["members"]["staff"][0])
+    preload(ledger, OLD)
+    ledger.publish_course(HUB, "cv", (OLD, f"served{OLD}"[:40]), "ida")
+    report(ledger, "ana", OLD)
+    preload(ledger, NEW)
+
+
+def preload(ledger: Any, commit: str, *, course: str = "cv", **states: str) -> None:
+    """A preload that ended; ``states`` are those of its steps where they are not "done"."""
+    steps = [
+        Step(name, states.get(name, "done"), f"{name.title()} is done.", 1.5 + place)
+        for place, name in enumerate(STEPS)
+    ]
+    ledger.note_course(
+        HUB,
+        course,
+        steps=steps,
+        preloaded_at=ledger.now(),
+        candidate=(commit, f"served{commit}"[:40], "Week 3: attention"),
+    )
+
+
+def report(ledger: Any, user: str, commit: str, *, course: str = "cv", **more: Any) -> None:
+    """What somebody's container says once its copy is at a publication."""
+    said = {"phase": "done", "course": course, "commit": commit, "level": "ok", "message": "Done."}
+    said |= {"served": f"served{commit}"[:40], "kept": [], "conflicts": {}, **more}
+    ledger.note_student(HUB, course, user, said)
 
 
 class Prepared:

@@ -11,7 +11,7 @@ import pytest_asyncio
 from lab_browser import MARKS, expect, new_page, run_browser
 from lab_fakes import HUB
 from lab_pages import focused, messages, open_as, picture, tab_to
-from lab_seed import CACHE_KEY, CURRENT, FAILED, QUEUED, ask_for_cache, seed_caches
+from lab_seed import CACHE_KEY, CURRENT, FAILED, QUEUED, ask_for_cache, seed_caches, seed_courses
 from lab_site import Site
 
 from pytorch_spawner.core.warmcache import Target, choose
@@ -34,6 +34,7 @@ async def empty(tmp_path: Any) -> AsyncIterator[Site]:
 
 @pytest_asyncio.fixture(loop_scope="module")
 async def lab(empty: Site) -> Site:
+    seed_courses(empty.ledger)
     seed_caches(empty.ledger)
     return empty
 
@@ -249,11 +250,13 @@ async def test_everything_is_reached_by_keyboard(lab: Site, tab: Any) -> None:
     assert await focused(tab) == f"Remove… {name}"
 
 
-async def test_an_instructor_has_this_page_alone_and_a_student_none(lab: Site, tab: Any) -> None:
+async def test_an_instructor_has_this_page_and_courses_and_a_student_none(
+    lab: Site, tab: Any
+) -> None:
     await open_as(lab, tab, "instructor", "caches")
     await expect(line(tab, CURRENT)).to_be_visible()
     tabs = tab.get_by_role("navigation", name="Lab", exact=True).get_by_role("link")
-    await expect(tabs).to_have_text(["Warm caches"])
+    await expect(tabs).to_have_text(["Courses", "Warm caches"])
     await tab.context.clear_cookies()
     await open_as(lab, tab, "ana-page", "caches")
     await expect(tab.get_by_text("This page is for the lab's admins.")).to_be_visible()

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from lab_browser import MARKS, expect, new_page, run_browser
 from lab_pages import AXE, faults_of, open_as, picture, run_lab
-from lab_seed import seed_caches
+from lab_seed import seed_caches, seed_courses
 from lab_site import Site
 
 pytestmark = [
@@ -24,6 +24,7 @@ PAGES = {
     "gpus": "bo",
     "grants": "Everyone",
     "queue": "dan",
+    "courses": "Computer vision",
     "caches": "raised ValueError",
     "usage": "GPU-hours",
     "log": "New fan on Friday",
@@ -39,6 +40,7 @@ async def browser() -> AsyncIterator[Any]:
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def lab(tmp_path_factory: Any) -> AsyncIterator[Site]:
     async for running in run_lab(tmp_path_factory.mktemp("lab")):
+        seed_courses(running.ledger)
         seed_caches(running.ledger)
         yield running
 

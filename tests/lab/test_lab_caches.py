@@ -9,12 +9,23 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from lab_fakes import ENTER, HUB
-from lab_seed import CACHE_KEY, CURRENT, FAILED, QUEUED, SUITE, Prepared, add_roles, ask_for_cache
+from lab_seed import (
+    CACHE_KEY,
+    CURRENT,
+    FAILED,
+    FOREIGN,
+    QUEUED,
+    SUITE,
+    Prepared,
+    add_roles,
+    ask_for_cache,
+)
 from lab_site import Site, run_site
 
 from pytorch_spawner.core.suites import digest
 from pytorch_spawner.core.warmcache import choose
 from pytorch_spawner.lab import answers, caches, paths
+from pytorch_spawner.lab.courses import with_staff
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +60,7 @@ def publish_second(site: Site) -> str:
 
 async def test_the_list_says_what_starts_are_given_and_holds_no_log(site: Site) -> None:
     found = await rows(site)
-    assert list(found) == [QUEUED, FAILED, CURRENT]
+    assert list(found) == [QUEUED, FAILED, CURRENT, FOREIGN]
     one = found[CURRENT]
     assert (one["standing"], one["is_current"], one["where"]) == (
         "current",
@@ -215,6 +226,8 @@ async def test_the_choices_are_what_the_lab_has(
     assert [(one.name, one.targets) for one in said.suites] == [("bad", []), ("good", ["gpt"])]
     assert "targets: it is missing" in said.suites[0].fault
     assert (said.images, said.courses) == (["lab/base:1"], ["cv"])
+    answer = await site.get("api/caches/choices", token="admin")
+    assert answer.json["courses"] == ["busy", "cv", "nlp"]
     assert (said.pools, said.gpus) == (["teaching", "research"], 5)
     answer = await site.send("POST", "api/caches", {"suite": "bad", "image": "x"})
     assert (answer.status, answer.json["problems"][0]["field"]) == (400, "targets")
@@ -224,10 +237,45 @@ def test_the_example_suite_is_found() -> None:
     assert (paths.suites_dir() / "example" / "suite.yaml").is_file()
 
 
-async def test_an_instructor_sees_this_page_and_no_other(site: Site) -> None:
+async def test_an_instructor_sees_the_caches_of_their_courses_and_of_all(site: Site) -> None:
+    assert list(await rows(site, "instructor")) == [QUEUED, FAILED, CURRENT]
+    assert (await site.get(f"api/caches/{FOREIGN}", token="instructor")).code == "no-such-cache"
+    site.ledger.save_course(HUB, with_staff(site.ledger.course(HUB, "nlp").manifest, "ida"), "adam")
+    assert list(await rows(site, "instructor")) == [QUEUED, FAILED, CURRENT, FOREIGN]
+    # Who is named, but is no instructor (any more), sees nothing.
+    site.hub.add("was", "ida", ENTER)
+    assert (await site.get("api/caches", token="was")).status == 403
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status"),
+    [
+        ("POST", "api/caches", {"suite": "example", "image": "x", "course": "nlp"}, 403),
+        ("POST", "api/caches", {"suite": "example", "image": "x", "course": "none"}, 403),
+        ("POST", "api/caches", {"again_of": QUEUED, "course": "nlp"}, 403),
+        ("POST", "api/caches", {"again_of": FOREIGN, "course": "cv"}, 400),
+        ("POST", f"api/caches/{FOREIGN}/promote", None, 404),
+        ("POST", f"api/caches/{FOREIGN}/rollback", None, 404),
+        ("POST", f"api/caches/{FOREIGN}/stop", None, 404),
+        ("DELETE", f"api/caches/{FOREIGN}", None, 404),
+    ],
+    ids=str,
+)
+async def test_what_another_course_is_given_is_not_an_instructors_to_decide(
+    site: Site, method: str, path: str, body: dict[str, str] | None, status: int
+) -> None:
+    before = site.lab.ledger.caches(HUB)
+    answer = await site.send(method, path, body, token="instructor")
+    assert answer.status == status, answer.text
+    assert "zoe" not in answer.text
+    assert site.lab.ledger.caches(HUB) == before
+
+
+async def test_an_instructor_sees_this_page_and_that_of_courses_alone(site: Site) -> None:
     page = await site.get("caches", token="instructor")
     assert page.status == 200
     assert "Warm caches" in page.text
+    assert "Courses" in page.text
     assert "Who gets what" not in page.text
     assert (await site.get("gpus", token="instructor")).status == 403
     page = await site.get("caches", token="viewer")
@@ -257,6 +305,11 @@ async def test_what_is_said_in_the_log_is_a_sentence(site: Site) -> None:
         (f"Promoted the warm cache gpt ({CURRENT}): starts that fit are given it.", True),
         (
             f"Asked for a warm cache: gpt ({CURRENT}), with lab/base:1 on a GPU of teaching.",
+            False,
+        ),
+        (
+            f"Asked for a warm cache: gpt ({FOREIGN}) for the course nlp, with lab/base:1 on a GPU "
+            "of teaching.",
             False,
         ),
     ]

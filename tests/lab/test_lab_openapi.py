@@ -20,10 +20,13 @@ import requests
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 from lab_seed import (
+    CALENDAR,
+    COURSE,
     CURRENT,
     FAILED,
     FREE,
     GPUS,
+    OTHER,
     QUEUED,
     SHARED,
     WHOLE,
@@ -58,9 +61,11 @@ PLAIN = {
     "get_leases",
     "get_caches",
     "get_caches_choices",
+    "get_courses",
+    "get_courses_schema",
 }
 NAMES = [f"{one.method} {one.path}" for one in openapi.OPERATIONS if one.path != "live"]
-KNOWN = {"uuid": FREE, "id": "cv", "user": "ana", "server": "thesis"}
+KNOWN = {"uuid": FREE, "id": "cv", "name": "cv", "user": "ana", "server": "thesis"}
 # Who waits, whose server can be stopped, and what can be taken back.
 KNOWN_OF = {
     "patch queue/{user}": {"user": "eve"},
@@ -71,6 +76,7 @@ KNOWN_OF = {
     "post caches/{id}/rollback": {"id": CURRENT},
     "post caches/{id}/stop": {"id": QUEUED},
     "delete caches/{id}": {"id": CURRENT},
+    "post courses/{name}/stop": {"name": "busy"},
 }
 
 
@@ -149,7 +155,7 @@ def operation(schema: Any, name: str) -> Any:
 def ask(lab: Running, case: Any, *, may_fail: bool = False) -> Any:
     """Send one question and compare the answer with the document."""
     token = "admin"
-    if _is_report(case):
+    if _is_agents(case):
         token = "ana-thesis" if "server" in case.path_parameters else "ana-server"
     answer = case.call(
         base_url=lab.site.url.rstrip("/"),
@@ -162,8 +168,10 @@ def ask(lab: Running, case: Any, *, may_fail: bool = False) -> Any:
     return answer
 
 
-def _is_report(case: Any) -> bool:
-    return case.method.upper() == "POST" and case.path.endswith("/events")
+def _is_agents(case: Any) -> bool:
+    """Whether only a server itself may ask this."""
+    is_report = case.method.upper() == "POST" and case.path.endswith("/events")
+    return is_report or (case.path.startswith("/api/servers/") and case.path.endswith("/course"))
 
 
 # -- the document itself --------------------------------------------------------------------
@@ -285,11 +293,35 @@ GOOD: dict[str, list[dict[str, Any]]] = {
     "post caches/{id}/rollback": [{"path": {"id": CURRENT}}],
     "post caches/{id}/stop": [{"path": {"id": QUEUED}}],
     "delete caches/{id}": [{"path": {"id": CURRENT}}, {"path": {"id": FAILED}}],
+    "get courses": [{}],
+    "get courses/schema": [{}],
+    "post courses": [
+        {"body": {**COURSE, "name": "new"}},
+        {"body": {"yaml": "name: dl\ntitle: T\nsource: {git: 'https://forge.example/dl'}\n"}},
+    ],
+    "get courses/{name}": [{"path": {"name": "cv"}}, {"path": {"name": "nlp"}}],
+    "put courses/{name}": [
+        {"path": {"name": "cv"}, "body": {**COURSE, "smoke": {"notebooks": ["a.ipynb"]}}},
+        {"path": {"name": "nlp"}, "body": {**OTHER, "members": {}}},
+    ],
+    "delete courses/{name}": [{"path": {"name": "cv"}}],
+    "get courses/{name}/manifest": [{"path": {"name": "cv"}}],
+    "post courses/{name}/preload": [{"path": {"name": "cv"}}],
+    "post courses/{name}/publish": [{"path": {"name": "cv"}}],
+    "post courses/{name}/stop": [{"path": {"name": "busy"}}],
+    "get courses/{name}/students": [{"path": {"name": "cv"}}, {"path": {"name": "nlp"}}],
+    "post courses/{name}/reset": [{"path": {"name": "cv"}, "body": {"user": "ana", "path": "a"}}],
+    "post courses/{name}/timetable": [
+        {"path": {"name": "cv"}, "body": {"ics": CALENDAR, "seats": 5}},
+        {"path": {"name": "cv"}, "body": {"ics": CALENDAR}},
+    ],
     "get leases": [{}],
     "post servers/{user}/stop": [{"path": {"user": "bo"}, "body": {"message": "Sorry."}}],
     "post servers/{user}/{server}/stop": [
         {"path": {"user": "ana", "server": "thesis"}, "body": {}}
     ],
+    "get servers/{user}/course": [{"path": {"user": "ana"}}],
+    "get servers/{user}/{server}/course": [{"path": {"user": "ana", "server": "thesis"}}],
     "get servers/{user}/events": [{"path": {"user": "ana"}, "query": {"format": "json"}}],
     "get servers/{user}/{server}/events": [
         {"path": {"user": "ana", "server": "thesis"}, "query": {"format": "json"}}
@@ -360,7 +392,7 @@ def test_the_first_message_of_the_live_stream_holds_rows_as_described(lab: Runni
 
 
 # These need no ledger.
-ALWAYS = {"get openapi.json", "get gpus/history"}
+ALWAYS = {"get openapi.json", "get gpus/history", "get courses/schema"}
 
 
 def test_without_the_ledger_every_operation_says_so(
@@ -433,6 +465,7 @@ ODD = {
     "a huge number": None,
 }
 NUMBERS = {"not a number": "NaN", "infinity": "-Infinity", "a huge number": "9" * 400}
+_NEW = '"name": "n", "title": "T", "source": {"git": "https://f.example"}'
 ODD_BODIES = [
     ("patch gpus/{uuid}", '{"drained": ODD}'),
     ("patch gpus/{uuid}", '{"pool": ODD}'),
@@ -456,6 +489,20 @@ ODD_BODIES = [
     ("post caches", '{"suite": "example", "image": "x", "course": ODD}'),
     ("post caches", '{"suite": "example", "image": "x", "pool": ODD}'),
     ("post caches", '{"suite": "example", "image": "x", "gpus": ODD}'),
+    ("post courses", '{"yaml": ODD}'),
+    ("post courses", '{"name": ODD, "title": "T", "source": {"git": "https://f.example"}}'),
+    ("post courses", '{"name": "n", "title": ODD, "source": {"git": "https://f.example"}}'),
+    ("post courses", '{"name": "n", "title": "T", "source": {"git": ODD}}'),
+    ("put courses/{name}", '{"name": "cv", "title": "T", "source": {"directory": ODD}}'),
+    ("post courses", f'{{{_NEW}, "warmup": {{"a": ODD}}}}'),
+    ("post courses", f'{{{_NEW}, "warmup": {{ODD: 1}}}}'),
+    ("post courses", f'{{{_NEW}, "environment": {{"A": ODD}}}}'),
+    ("post courses", f'{{{_NEW}, "members": {{"users": [ODD]}}}}'),
+    ("post courses", f'{{{_NEW}, "request": {{"gpus": ODD}}}}'),
+    ("post courses/{name}/reset", '{"user": ODD, "path": "a"}'),
+    ("post courses/{name}/reset", '{"user": "ana", "path": ODD}'),
+    ("post courses/{name}/timetable", '{"ics": ODD}'),
+    ("post courses/{name}/timetable", '{"ics": "BEGIN:VCALENDAR", "seats": ODD}'),
     ("post servers/{user}/stop", '{"message": ODD}'),
     ("post servers/{user}/events", '{"v": 1, "start": ODD, "events": []}'),
     ("post servers/{user}/events", '{"v": 1, "events": [{"kind": "done", "data": {"x": ODD}}]}'),
@@ -544,7 +591,7 @@ def test_every_answer_is_as_described(
 
 def read_all(lab: Running, schema: Any) -> None:
     """What was written can be read, whatever it was."""
-    for path in ("gpus", "grants", "people", "queue", "log", "usage"):
+    for path in ("gpus", "grants", "people", "queue", "log", "usage", "courses"):
         assert ask(lab, operation(schema, f"get {path}").Case()).status_code == 200
     table = operation(schema, "get grants").Case(query={"format": "csv"})
     assert ask(lab, table).status_code == 200

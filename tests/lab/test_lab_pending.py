@@ -206,3 +206,14 @@ async def test_a_server_that_just_does_not_run_is_as_the_hub_shows_it():
     page = render("not_running.html", server_name="", spawn_url="/hub/spawn/ana")
     assert "Launch" in page
     assert "share=none" not in page
+
+
+async def test_ready_while_the_courses_notebooks_are_copied_goes_to_the_landing_page(pending, page):
+    begin = (0.8, "course", {"phase": "begin", "course": "cnn", "title": "CNNs"})
+    pending.hub.progress += progress_of([*journals.hub_until("container"), begin])
+    tell(pending, [*journals.hub_until("lab"), begin])
+    await page.goto(pending_url(pending, "?next=%2Fhub%2Fuser%2Fana%2F"))
+    await expect(page.get_by_text("Still copying the course's notebooks")).to_be_visible()
+    pending.hub.progress.append({"progress": 100, "ready": True, "message": "Server ready"})
+    await page.wait_for_url(re.compile("/services/lab/servers/ana/$"))
+    await expect(page.get_by_text("Still copying the course's notebooks")).to_be_visible()

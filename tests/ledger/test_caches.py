@@ -273,13 +273,3 @@ def test_builds_that_are_long_over_are_forgotten_and_never_what_is_published(led
     ledger.expire_cache(removed.id, "Its volume is gone, too.")
     ask(ledger)
     assert removed.id not in {one.id for one in ledger.caches(HUB)}
-
-
-def test_the_courses_that_anything_was_built_for_are_known_after_it_is_gone(ledger):
-    for scope in ("nlp", "", "cv", "nlp"):
-        ask(ledger, scope=scope)
-    gone = ask(ledger, scope="old")
-    ledger.cancel_cache(HUB, gone.id, "root")
-    ledger.remove_cache(HUB, gone.id, "root")
-    assert ledger.cache_scopes(HUB) == ("cv", "nlp", "old")
-    assert ledger.cache_scopes("another") == ()

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from pytorch_spawner.core import suites, warmcache
+from pytorch_spawner.core.courses import parse_manifest
 from pytorch_spawner.core.warmcache import WARMER, Cache
 from tests.lab_driver import Lab, running_lab
 
@@ -119,6 +120,11 @@ def general(lab: Lab) -> Cache:
 
 @pytest.fixture(scope="module")
 def of_courses(lab: Lab) -> dict[str, Cache]:
+    for name in ("cv", "nlp"):
+        said = {"name": name, "title": name, "source": {"git": "https://forge.example/x.git"}}
+        lab.ledger().save_course(
+            lab.hub_id, parse_manifest({**said, "members": {"users": ["kim"]}}), "bo"
+        )
     made = {
         name: build(lab, suite(model(width)), name) for name, width in (("cv", 24), ("nlp", 32))
     }

@@ -95,7 +95,13 @@ class Kernel:
 class Site:
     """A pool and the kernels of one test."""
 
-    def __init__(self, available_mib: Callable[[], int | None] | None = None, **limits: Any):
+    def __init__(
+        self,
+        available_mib: Callable[[], int | None] = lambda: 8000,
+        # This machine runs the other tests, too.
+        is_busy: Callable[[], bool] = lambda: False,
+        **limits: Any,
+    ):
         register()
         self.heard: list[str] = []
         self.kernels: list[Kernel] = []
@@ -107,9 +113,7 @@ class Site:
         handler.emit = lambda record: self.heard.append(record.getMessage())  # type: ignore[method-assign]
         log.addHandler(handler)
         quick = {"tick_s": 0.2, "refill_after_s": 0.05, "backoff_s": 0.05, **limits}
-        self.pool = pool.Pool(
-            self.ordinary, log, pool.Limits(**quick), available_mib or (lambda: 8000)
-        )
+        self.pool = pool.Pool(self.ordinary, log, pool.Limits(**quick), available_mib, is_busy)
         pool.use(self.pool)
         self._loop.call_soon_threadsafe(self.pool.begin)
 

@@ -151,6 +151,21 @@ def test_little_memory_starts_none_and_ends_what_is_there() -> None:
         assert not lab.pool.ready
 
 
+def test_a_machine_without_a_core_to_spare_starts_none_until_it_has_one() -> None:
+    busy = True
+    with site(is_busy=lambda: busy, quiet_s=0.05) as lab:
+        assert refused(lab, "busy with other starts", ready=0) == "works"
+        time.sleep(0.3)
+        assert not lab.pool.ready
+        busy = False
+        lab.wait_for_ready()
+
+
+def test_a_machine_that_never_has_one_starts_one_all_the_same() -> None:
+    with site(is_busy=lambda: True, quiet_s=0.05, patience_s=0.3) as lab:
+        lab.wait_for_ready()
+
+
 def test_another_event_loop(lab: Site) -> None:
     import asyncio
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from pytorch_spawner_standby import extension, memory, rules
+from pytorch_spawner_standby import machine as busy_machine
 
 COMMAND = [sys.executable, "-m", "ipykernel_launcher", "-f", "k.json"]
 START = rules.Start(sys.executable, (), {"A": "1"})
@@ -109,6 +110,26 @@ def group(folder: Path, **files: object) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, value in files.items():
         (folder / name.replace("__", ".")).write_text(f"{value}\n")
+
+
+@pytest.mark.parametrize(
+    ("said", "is_busy"),
+    [
+        ("0.20 0.18 0.12 1/80 11206\n", False),
+        ("9.00 9.00 9.00 2/80 11206\n", False),
+        ("0.20 0.18 0.12 3/80 11206\n", True),
+        ("0.20 0.18 0.12 30/800 11206\n", True),
+        ("0.20 0.18\n", False),
+        ("a b c d/e f\n", False),
+        ("", False),
+    ],
+)
+def test_a_machine_is_busy_when_more_want_to_run_than_it_has_cores(
+    tmp_path: Path, said: str, is_busy: bool
+) -> None:
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/loadavg").write_text(said)
+    assert busy_machine.is_busy(tmp_path, cores=2) == is_busy
 
 
 def machine(root: Path, cgroup: str, available_mib: int = 9000) -> None:

@@ -1,8 +1,8 @@
 // The cards of a server: GPU, checks, warm-up.
 
 import { h } from "./dom.js";
-import { countChecks, isQueueing, warmupProgress } from "./journal.js";
-import { ago, clockOrDay, compileMode, exact, gib, sayChecks, seconds, slotWords } from "./said.js";
+import { countChecks, isCopying, isQueueing, warmupProgress } from "./journal.js";
+import { ago, clockOrDay, compileMode, exact, gib, plural, sayChecks, sayCourse, seconds, slotWords } from "./said.js";
 
 const LEVELS = {
   ok: ["✓", "fine"],
@@ -222,4 +222,59 @@ function targetRow(target) {
   else parts.push(h("span", { class: "lab-quiet" }, target.phase === "running" ? "compiling…" : "next"));
   const said = parts.filter(Boolean).flatMap((part, index) => (index ? [" ", part] : [part]));
   return h("li", { class: "lab-target" }, h("div", { class: "lab-target-line" }, ...said), target.message ? h("div", { class: "lab-quiet lab-small" }, target.message) : null);
+}
+
+export function courseCard(state) {
+  const { course } = state;
+  if (!course) return [];
+  const body = [h("p", { class: "mb-1" }, h("strong", {}, course.title))];
+  if (course.phase === "failed") body.push(...failedCourse(course));
+  else if (course.phase === "done") body.push(...syncedCourse(course));
+  else if (isCopying(state)) {
+    body.push(
+      h("p", { class: "mb-1" }, "Still copying the course's notebooks…"),
+      h("p", { class: "lab-quiet mb-0" }, "JupyterLab can be opened meanwhile; the files appear by themselves."),
+    );
+  } else body.push(h("p", { class: "lab-quiet mb-0" }, "They were still being copied when the server ended."));
+  const resets = course.resets.map(({ message, isFine }) => h("li", {}, ...mark(isFine ? "ok" : "warn"), message));
+  if (resets.length) body.push(h("ul", { class: "lab-list" }, ...resets));
+  return [head("Course notebooks", sayCourse(course)), h("div", { class: "card-body" }, ...body)];
+}
+
+function mark(level) {
+  const [sign, word] = LEVELS[level];
+  return [badge(level, sign), h("span", { class: "visually-hidden" }, `${word}: `)];
+}
+
+function failedCourse({ message, remedy, adminRemedy }) {
+  return [
+    h("p", { class: "mb-1" }, ...mark("fail"), message || "The course's notebooks could not be copied."),
+    remedy ? h("p", { class: "mb-1" }, h("strong", {}, "What to do: "), remedy) : null,
+    adminRemedy ? h("p", { class: "mb-0" }, h("strong", {}, "For your instructor or admin: "), adminRemedy) : null,
+  ];
+}
+
+function syncedCourse({ kept, conflicts, message }) {
+  const rows = message ? [h("p", { class: "lab-quiet lab-small mb-2" }, message)] : [];
+  if (conflicts.length) {
+    const said = `${plural(conflicts.length, "conflict")}: you and the course both changed ${conflicts.length === 1 ? "this file" : "these files"}`;
+    const items = conflicts.map(({ path, beside }) =>
+      h("li", {}, h("code", {}, path), " is yours, as you left it. The course's version: ", h("code", {}, beside)),
+    );
+    rows.push(
+      h(
+        "details",
+        { class: "lab-check lab-warn", open: true, "data-key": "course-conflicts" },
+        h("summary", {}, ...mark("warn"), said),
+        h("ul", { class: "lab-list" }, ...items),
+      ),
+    );
+  }
+  if (kept.length) {
+    const items = kept.map((path) => h("li", {}, h("code", {}, path)));
+    rows.push(
+      h("details", { class: "lab-fold", "data-key": "course-kept" }, h("summary", {}, `${plural(kept.length, "edit")} of yours kept`), h("ul", { class: "lab-list" }, ...items)),
+    );
+  }
+  return rows;
 }

@@ -14,6 +14,7 @@ const MAX_ROWS = 200;
 const MAX_SENTENCE = 600;
 const MAX_SECONDS = 1e7;
 const HISTORY = 24;
+const MAX_RESETS = 20;
 
 export function emptyState() {
   return {
@@ -36,6 +37,7 @@ export function emptyState() {
     checks: new Map(), // code -> {code, phase, level, sentence, remedy, adminRemedy, seconds}
     warmupComing: false,
     warmup: null, // {device, deviceName, note, targets: Map id -> {...}, done, level}
+    course: null, // {title, phase: "copying" | "done" | "failed", commit, files, kept, conflicts, resets, ...}
     samples: new Map(), // uuid -> {utilisation, used, total, temperature, power, at, history}
     seq: 0,
   };
@@ -138,6 +140,19 @@ const FOLDERS = {
     takeTarget(warmup, data, text(data.phase));
   },
 
+  course(state, data) {
+    const before = state.course ?? { resets: [] };
+    const title = text(data.title) || before.title || text(data.course);
+    if (data.phase === "begin") {
+      state.course = { ...emptyCourse("copying"), title, resets: before.resets };
+    } else if (data.phase === "done" || data.phase === "failed") {
+      state.course = { ...takeCourse(data), title, resets: before.resets };
+    } else if (data.phase === "reset") {
+      const said = { message: text(data.message, MAX_SENTENCE), isFine: data.level === "ok" };
+      state.course = { ...emptyCourse("done"), ...before, title, resets: [...before.resets, said].slice(-MAX_RESETS) };
+    }
+  },
+
   sample(state, data, at) {
     for (const row of list(data.gpus).slice(0, 32)) {
       if (!isObject(row)) continue;
@@ -208,6 +223,25 @@ function takeGpus(state, data) {
     }));
 }
 
+function emptyCourse(phase) {
+  return { phase, commit: "", files: null, kept: [], conflicts: [], message: "", remedy: "", adminRemedy: "" };
+}
+
+function takeCourse(data) {
+  const commit = text(data.commit);
+  const conflicts = isObject(data.conflicts) ? Object.entries(data.conflicts).slice(0, MAX_ROWS) : [];
+  return {
+    phase: data.phase,
+    commit: /^[0-9a-f]{7,40}$/.test(commit) ? commit.slice(0, 7) : "",
+    files: number(data.files, 0, 1e6),
+    kept: list(data.kept).map((path) => text(path, MAX_SENTENCE)).filter(Boolean),
+    conflicts: conflicts.map(([path, beside]) => ({ path: text(path, MAX_SENTENCE), beside: text(beside, MAX_SENTENCE) })),
+    message: text(data.message, MAX_SENTENCE),
+    remedy: text(data.remedy, MAX_SENTENCE),
+    adminRemedy: text(data.admin_remedy, MAX_SENTENCE),
+  };
+}
+
 function takeTarget(warmup, target, phase) {
   if (!isObject(target)) return;
   const id = text(target.id);
@@ -229,6 +263,11 @@ function takeTarget(warmup, target, phase) {
 
 export function isQueueing(state) {
   return Boolean(state.queue) && !state.hasGpuNews && !state.isUp && !state.end;
+}
+
+// Whether the course's notebooks are still on their way into the home directory.
+export function isCopying(state) {
+  return state.course?.phase === "copying" && !state.end;
 }
 
 export function nextStage(state) {

@@ -2,7 +2,7 @@
 
 import { copyButton } from "./copy.js";
 import { h, move } from "./dom.js";
-import { add, emptyState, isQueueing, warmupProgress } from "./journal.js";
+import { add, emptyState, isCopying, isQueueing, warmupProgress } from "./journal.js";
 import { mayStartWithoutGpu, report, title, words } from "./said.js";
 import { draw, drawNotice, mount, withoutGpu } from "./server-view.js";
 
@@ -112,12 +112,14 @@ function end(page, message) {
   page.state.end ??= { kind: "failed", at: Date.now() / 1000, message, remedy: "", code: "", logTail: [] };
 }
 
-// Lab answers. Who is still warming up goes to the landing page; all others where they wanted to go.
+// Lab answers. Who is still warming up, or waits for the course's notebooks, goes to the landing page;
+// all others where they wanted to go.
 function leave(page) {
   page.isOver = true;
   page.source.close();
   page.state.isUp = true;
-  if (!isSpecific(page.config) && warmupProgress(page.state).isRunning) {
+  const isBusy = warmupProgress(page.state).isRunning || isCopying(page.state);
+  if (!isSpecific(page.config) && isBusy) {
     location.replace(page.config.landingUrl);
   } else {
     location.reload();

@@ -1,6 +1,6 @@
 // Says a journal's state in words: the verdict, times, sizes, the report.
 
-import { countChecks, isQueueing, nextStage, warmupProgress } from "./journal.js";
+import { countChecks, isCopying, isQueueing, nextStage, warmupProgress } from "./journal.js";
 
 // Codes of failures that a start without a GPU does not have.
 const GPU_CODES = ["no-gpu-available", "not-granted", "removed-from-queue", "no-gpu-injection", "ledger-unavailable"];
@@ -85,10 +85,18 @@ function judgeUp(state, who) {
       detail: "See below what to do. JupyterLab can be used meanwhile.",
     };
   }
+  if (state.course?.phase === "failed") {
+    return {
+      tone: "warn",
+      sentence: `${who.Your} server is ready, but the course's notebooks are not up to date.`,
+      detail: "See below what to do. JupyterLab can be used meanwhile.",
+    };
+  }
   return { tone: "ok", sentence: isReady, detail: upDetail(state, counts, who) };
 }
 
 function upDetail(state, counts, who) {
+  if (isCopying(state)) return `The course's notebooks are still being copied; ${who.you} can start now.`;
   const { over, targets, isRunning } = warmupProgress(state);
   if (isRunning && targets.length === 0) {
     return `torch.compile warms up in the background once the checks are done; ${who.you} can start now.`;
@@ -111,6 +119,15 @@ export function sayChecks(state) {
   if (counts.fail) parts.push(plural(counts.fail, "problem"));
   if (counts.warn) parts.push(plural(counts.warn, "note"));
   if (counts.unknown) parts.push(`${counts.unknown} unknown`);
+  return parts.join(", ");
+}
+
+// "up to date, commit 4f1c2a0, 12 files"; "" while nobody knows.
+export function sayCourse({ phase, commit, files }) {
+  if (phase !== "done") return "";
+  const parts = ["up to date"];
+  if (commit) parts.push(`commit ${commit}`);
+  if (files !== null) parts.push(plural(files, "file"));
   return parts.join(", ");
 }
 
@@ -222,7 +239,20 @@ export function report(state, server, who, now) {
     const times = target.phase === "done" ? `cold ${seconds(target.cold)}, warm ${seconds(target.warm)}` : "";
     lines.push(`  ${target.model} ${target.mode} ${target.phase} ${times} ${target.message}`.trimEnd());
   }
+  lines.push(...reportCourse(state.course));
   if (state.end?.code) lines.push("", `Error code: ${state.end.code}`);
   if (state.end?.logTail.length) lines.push("Last lines of the log:", ...state.end.logTail.map((line) => `  ${line}`));
   return `${lines.join("\n")}\n`;
+}
+
+function reportCourse(course) {
+  if (!course) return [];
+  const said = { copying: "still being copied", failed: course.message }[course.phase] ?? sayCourse(course);
+  return [
+    "",
+    `Course: ${course.title}: ${said}`,
+    ...course.kept.map((path) => `  kept      ${path}`),
+    ...course.conflicts.map(({ path, beside }) => `  conflict  ${path} (the course's: ${beside})`),
+    ...course.resets.map(({ message }) => `  reset     ${message}`),
+  ];
 }

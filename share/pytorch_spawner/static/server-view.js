@@ -1,7 +1,7 @@
 // Draws a journal's state. Every text goes in as a text node; nothing is ever parsed as HTML.
 // A part is redrawn only when what it shows changed, so that focus, selection and folds stay.
 
-import { checksCard, gpuCard, warmupCard } from "./cards.js";
+import { checksCard, courseCard, gpuCard, warmupCard } from "./cards.js";
 import { h, renew, setText } from "./dom.js";
 import { isQueueing, nextStage, warmupProgress } from "./journal.js";
 import { clock, exact, judge, lasting, seconds, waiting, words } from "./said.js";
@@ -23,6 +23,7 @@ export function mount(root, actions) {
     log: h("div", {}),
     cards: h("div", { class: "lab-cards" }),
     gpu: h("section", { class: "card lab-card lab-gpu-card", "aria-label": "GPU" }),
+    course: h("section", { class: "card lab-card lab-course-card", "aria-label": "Course notebooks", hidden: true }),
     checks: h("section", { class: "card lab-card lab-checks-card", "aria-label": "Checks" }),
     warmup: h("section", { class: "card lab-card", "aria-label": "Warm-up" }),
     actions: h("div", { class: "lab-actions" }, ...actions),
@@ -38,7 +39,7 @@ export function mount(root, actions) {
     parts.primary,
     parts.choices,
   );
-  parts.cards.append(parts.gpu, parts.checks, parts.warmup);
+  parts.cards.append(parts.gpu, parts.course, parts.checks, parts.warmup);
   root.replaceChildren(parts.verdict, parts.ending, parts.notice, parts.stages, parts.log, parts.cards, parts.actions);
   root.classList.add("lab-server");
   return parts;
@@ -59,6 +60,8 @@ export function draw(parts, state, look) {
   renew(parts.stages, stageItems(state, look.now));
   renew(parts.log, failureLog(state));
   renew(parts.gpu, gpuCard(state, look.now));
+  parts.course.hidden = !state.course;
+  renew(parts.course, courseCard(state));
   renew(parts.checks, checksCard(state, look.config));
   renew(parts.warmup, warmupCard(state));
 }

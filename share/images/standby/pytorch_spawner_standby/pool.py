@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from . import memory
+from . import machine, memory
 from .rules import Start
 from .standby import Standby
 
@@ -40,6 +40,8 @@ class Limits:
         kernels: Standbys kept ready.
         start_mib: Memory that must be left for one to be started.
         end_mib: Memory below which all are ended.
+        patience_s: The longest that a standby waits for a machine with a core to spare.
+        quiet_s: Time between two looks at that.
         tick_s: Time between two looks at memory and packages.
         refill_after_s: A notebook's first cells come first.
         import_s: The longest that imports may take.
@@ -51,6 +53,8 @@ class Limits:
     kernels: int = 1
     start_mib: int = 1536
     end_mib: int = 1024
+    patience_s: float = 20.0
+    quiet_s: float = 0.5
     tick_s: float = 4.0
     refill_after_s: float = 2.0
     import_s: float = 120.0
@@ -68,6 +72,7 @@ class Pool:
         log: The server's.
         limits: See ``Limits``.
         available_mib: Tells the memory left; None where unknown.
+        is_busy: Tells whether the machine has no core to spare.
     """
 
     def __init__(
@@ -76,11 +81,14 @@ class Pool:
         log: logging.Logger,
         limits: Limits | None = None,
         available_mib: Callable[[], int | None] = memory.available_mib,
+        is_busy: Callable[[], bool] = machine.is_busy,
     ) -> None:
         self._start = start
         self._log = log
         self._limits = limits or Limits()
         self._available_mib = available_mib
+        self._is_busy = is_busy
+        self._wanted_since: float | None = None
         self._ready: list[Standby] = []
         self._why_none = "none is ready yet"
         self._asked = 0
@@ -178,8 +186,18 @@ class Pool:
         if left is None or left < self._needs_mib:
             self._why_none = f"memory is short ({left} MiB left, {self._needs_mib} needed)"
             return self._limits.tick_s
+        if self._waits_for_quiet():
+            self._why_none = "the machine is busy with other starts"
+            return self._limits.quiet_s
+        self._wanted_since = None
         await self._start_one()
         return 0.0
+
+    def _waits_for_quiet(self) -> bool:
+        now = time.monotonic()
+        if self._wanted_since is None:
+            self._wanted_since = now
+        return now - self._wanted_since < self._limits.patience_s and self._is_busy()
 
     async def _drop_useless(self) -> None:
         left = self._available_mib()

@@ -1,0 +1,107 @@
+"""How a course's notebooks get to the engine: a volume that a container of no image ever fills.
+
+Nothing runs for it. Files are copied into a container that is created and never started, so no
+image has to be trusted or pulled, and it works the same where the engine is another machine.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from docker.errors import NotFound
+
+from pytorch_spawner.adapters.engine import remove, translated
+from pytorch_spawner.core.courses import BUNDLE, NOTICE
+from pytorch_spawner.core.plan import LABEL
+
+_EMPTY: Final = "pytorch-spawner/empty"
+_TAG: Final = "1"
+# Two files that take turns, so that whoever reads the last one while the next is written is not
+# disturbed; the name that containers know is a link to one of them.
+_TURNS: Final = ("a", "b")
+
+
+def fill(client: Any, volume: str, hub: str, bundle: Path | None, turn: int, notice: bytes) -> None:
+    """Put a course's bundle and its notice into a volume, which is made where it is missing.
+
+    Args:
+        client: docker-py's APIClient.
+        volume: Its name.
+        hub: Id of the hub, for the labels.
+        bundle: A file; None leaves the one that is there.
+        turn: Any number; another one than the last time.
+        notice: Content of the file that containers watch; written last.
+    """
+    image = _empty_image(client)
+    with translated():
+        client.create_volume(name=volume, labels={f"{LABEL}hub": f"{hub}-helper"})
+        host_config = client.create_host_config(
+            mounts=[
+                {
+                    "Type": "volume",
+                    "Source": volume,
+                    "Target": "/work",
+                    "ReadOnly": False,
+                    "VolumeOptions": {"NoCopy": True},
+                }
+            ],
+            network_mode="none",
+        )
+        carrier = client.create_container(
+            image=image,
+            command=["-"],
+            labels={f"{LABEL}hub": f"{hub}-helper"},
+            host_config=host_config,
+        )["Id"]
+    try:
+        with tempfile.TemporaryFile() as archive:
+            with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
+                if bundle is not None:
+                    _add_bundle(tar, bundle, turn)
+                entry = tarfile.TarInfo(NOTICE)
+                entry.size, entry.mode = len(notice), 0o444
+                # By its time containers see that it is another one: its size seldom differs, and
+                # file systems use a number again.
+                entry.mtime = time.time()
+                tar.addfile(entry, io.BytesIO(notice))
+            archive.seek(0)
+            with translated():
+                client.put_archive(carrier, "/work", archive)
+    finally:
+        remove(client, carrier)
+
+
+def course_volumes(client: Any, hub: str) -> tuple[str, ...]:
+    """The volumes of a hub that hold courses."""
+    with translated():
+        found = client.volumes(filters={"label": f"{LABEL}hub={hub}-helper"}).get("Volumes") or ()
+    return tuple(one["Name"] for one in found if one["Name"].startswith(f"{hub}-course-"))
+
+
+def _add_bundle(tar: tarfile.TarFile, bundle: Path, turn: int) -> None:
+    stem, _, kind = BUNDLE.rpartition(".")
+    entry = tarfile.TarInfo(f"{stem}-{_TURNS[turn % 2]}.{kind}")
+    with bundle.open("rb") as content:
+        entry.size, entry.mode = bundle.stat().st_size, 0o444
+        tar.addfile(entry, content)
+    link = tarfile.TarInfo(BUNDLE)
+    link.type, link.linkname = tarfile.SYMTYPE, entry.name
+    tar.addfile(link)
+
+
+def _empty_image(client: Any) -> str:
+    """An image with nothing in it; made on the engine itself, from an empty archive."""
+    reference = f"{_EMPTY}:{_TAG}"
+    with translated():
+        try:
+            client.inspect_image(reference)
+        except NotFound:
+            nothing = io.BytesIO()
+            tarfile.open(fileobj=nothing, mode="w").close()
+            client.import_image_from_data(nothing.getvalue(), repository=_EMPTY, tag=_TAG)
+    return reference

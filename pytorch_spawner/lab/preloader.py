@@ -1,0 +1,332 @@
+"""Makes courses ready: fetch, check, try it in a fresh student's server, warm up; and publishes.
+
+It knows the order of the steps and writes down how each went. What a source may hold is decided by
+``core.course_files``, what a server gets by the spawner, and whether a warm cache is good by
+``core.warmcache``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from tornado.httpclient import HTTPClientError
+
+from pytorch_spawner.adapters import course_engine, engine, warm_engine
+from pytorch_spawner.adapters.git_source import Fetched, Mirror, Served
+from pytorch_spawner.core import courses
+from pytorch_spawner.core.course_files import check_tree
+from pytorch_spawner.core.course_notebooks import check_notebook
+from pytorch_spawner.core.course_notes import Note
+from pytorch_spawner.core.courses import STEPS, Course, Step
+from pytorch_spawner.errors import LabError
+from pytorch_spawner.lab.accounts import reason
+from pytorch_spawner.lab.paths import courses_dir
+from pytorch_spawner.lab.settings import LabSettings
+from pytorch_spawner.lab.smoke import Smoked, SmokeTest, StepFailed
+from pytorch_spawner.lab.warmup import warm_up
+from pytorch_spawner.ledger.store import Ledger
+
+T = TypeVar("T")
+log = logging.getLogger("pytorch_spawner.preloader")
+
+_LOOK_S: Final = 1.0
+# Fetches wait for other machines; more at once would only compete for this one's disk.
+_AT_ONCE: Final = 4
+_MAX_NOTES: Final = 50
+_MAX_NOTEBOOK_BYTES: Final = 32 * 2**20
+
+
+class Progress:
+    """The steps of one preload, written into the ledger as they go."""
+
+    def __init__(self, note: Callable[[tuple[Step, ...]], Any]) -> None:
+        self._note = note
+        self._steps = {name: Step(name) for name in STEPS}
+
+    async def set(self, name: str, **facts: Any) -> None:
+        """Change what is known of a step."""
+        self._steps[name] = replace(self._steps[name], **facts)
+        await self._note(tuple(self._steps.values()))
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether any step failed."""
+        return any(one.state == "failed" for one in self._steps.values())
+
+    @asynccontextmanager
+    async def step(self, name: str) -> AsyncIterator[None]:
+        """Run a step: it is done at the end, unless it says something else, or fails by raising.
+
+        Raises:
+            StepFailed: It failed; that is written down, and those after it are skipped.
+        """
+        began = time.monotonic()
+        await self.set(name, state="running")
+        try:
+            yield
+        except (LabError, HTTPClientError, OSError) as error:
+            notes = error.notes if isinstance(error, StepFailed) else ()
+            await self.set(name, state="failed", message=reason(error), notes=notes[:_MAX_NOTES])
+            raise StepFailed(reason(error)) from error
+        finally:
+            is_over = self._steps[name].state != "running"
+            await self.set(
+                name,
+                seconds=round(time.monotonic() - began, 2),
+                **({} if is_over else {"state": "done"}),
+            )
+
+    async def skip_rest(self, why: str) -> None:
+        """What has not begun will not begin."""
+        for name, step in self._steps.items():
+            if step.state == "waiting":
+                self._steps[name] = replace(step, state="skipped", message=why)
+        await self._note(tuple(self._steps.values()))
+
+
+class Preloader:
+    """One in each service process; ``run`` never ends."""
+
+    def __init__(self, settings: LabSettings, ledger: Ledger) -> None:
+        self._settings = settings
+        self._ledger = ledger
+        self._hub = settings.hub_id
+        self._client: Any = None
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._smoke = SmokeTest(settings, ledger)
+        # What containers were last told of each course, and what the ledger said when we looked.
+        self._noticed: dict[str, int] = {}
+        self._seen = -1
+
+    async def run(self) -> None:
+        """Do what is asked for, for ever; what another process left half done begins again."""
+        is_first = True
+        while True:
+            try:
+                if is_first:
+                    await self._call(lambda ledger: ledger.requeue_courses(self._hub))
+                    is_first = False
+                await self._look()
+            except (LabError, HTTPClientError, OSError) as error:
+                log.warning("courses are not looked after at the moment: %s", error)
+            except Exception:  # a background loop: one odd answer must not end it for good
+                log.exception("looking after courses fell over")
+            await asyncio.sleep(_LOOK_S)
+
+    async def _look(self) -> None:
+        while len(self._tasks) < _AT_ONCE:
+            course = await self._call(lambda ledger: ledger.next_course_task(self._hub))
+            if course is None:
+                break
+            task = asyncio.create_task(self._do(course), name=f"course-{course.name}")
+            self._tasks[course.name] = task
+            task.add_done_callback(partial(self._forget, course.name))
+        version = await self._call(lambda ledger: ledger.shown_version(self._hub))
+        if version != self._seen:
+            await self._notice_changes()
+            self._seen = version
+
+    def _forget(self, name: str, _task: asyncio.Task[None]) -> None:
+        self._tasks.pop(name, None)
+
+    async def _do(self, course: Course) -> None:
+        try:
+            if course.task == "publish":
+                await self._publish(course, course.task_by)
+            else:
+                await self._preload(course)
+        except (LabError, HTTPClientError, OSError) as error:
+            log.warning("the %s of the course %s failed: %s", course.task, course.name, error)
+        except Exception:
+            log.exception("the %s of the course %s fell over", course.task, course.name)
+        finally:
+            await self._call(
+                lambda ledger: ledger.note_course(self._hub, course.name, is_over=True)
+            )
+
+    # -- a preload --------------------------------------------------------------------------------
+
+    async def _preload(self, course: Course) -> None:
+        name = course.name
+        log.info("preloading the course %s", name)
+
+        async def note(steps: tuple[Step, ...]) -> None:
+            await self._call(lambda ledger: ledger.note_course(self._hub, name, steps=steps))
+
+        progress = Progress(note)
+        try:
+            mirror = self._mirror(name)
+            fetched = await self._fetch(course, mirror, progress)
+            served = await self._check(course, mirror, fetched, progress)
+            smoked = await self._smoke.run(course, progress, self._is_stopped)
+            await self._warm(course, mirror, smoked, progress)
+            if not course.served:
+                # The first one: nobody has anything yet that it could take by surprise.
+                course = replace(course, candidate=fetched.commit, candidate_served=served.served)
+                await self._publish(course, course.task_by)
+        except StepFailed as error:
+            await progress.skip_rest("A step before it failed.")
+            log.info("the preload of the course %s ended: %s", name, error)
+        finally:
+            await self._call(
+                lambda ledger: ledger.note_course(self._hub, name, preloaded_at=ledger.now())
+            )
+
+    async def _fetch(self, course: Course, mirror: Mirror, progress: Progress) -> Fetched:
+        async with progress.step("fetch"):
+            fetched = await asyncio.to_thread(
+                mirror.fetch,
+                course.manifest.source,
+                is_stopped=lambda: self._ledger.is_course_stopped(self._hub, course.name),
+            )
+            await progress.set("fetch", message=f"{fetched.commit[:8]} {fetched.says}"[:200])
+        return fetched
+
+    async def _check(
+        self, course: Course, mirror: Mirror, fetched: Fetched, progress: Progress
+    ) -> Served:
+        async with progress.step("check"):
+            served, notes = await asyncio.to_thread(self._serve, course, mirror, fetched)
+            await self._with_engine(
+                course_engine.fill,
+                courses.volumes_of(self._hub, course.name)[1],
+                self._hub,
+                served.bundle,
+                int(time.time()),
+                _notice(served.served, fetched.commit, 0),
+            )
+            candidate = (fetched.commit, served.served, fetched.says)
+            await self._call(
+                lambda ledger: ledger.note_course(self._hub, course.name, candidate=candidate)
+            )
+            await progress.set(
+                "check",
+                state="warned" if notes else "done",
+                message=f"{served.files} files, {served.size_bytes / 2**20:.1f} MiB.",
+                notes=_sentences(notes),
+            )
+        return served
+
+    def _serve(
+        self, course: Course, mirror: Mirror, fetched: Fetched
+    ) -> tuple[Served, tuple[Note, ...]]:
+        """Check what was fetched and make a publication of it; blocking.
+
+        Raises:
+            StepFailed: Something in it must not reach students.
+        """
+        entries = mirror.entries(course.manifest.source.path)
+        checked = check_tree(entries, mirror.limits)
+        notes = [*checked.notes, *_missing(course, {one.path for one in checked.kept})]
+        for entry in checked.kept:
+            if entry.path.endswith(".ipynb"):
+                notes += check_notebook(entry.path, mirror.read(entry, _MAX_NOTEBOOK_BYTES))
+        faults = [one for one in notes if one.level == "fail"]
+        if faults:
+            more = f" {len(faults) - 1} more like this." if len(faults) > 1 else ""
+            raise StepFailed(
+                f"{faults[0].message}{more}", notes=_sentences((*faults, *_warnings(notes)))
+            )
+        served = mirror.serve(checked.kept, course.served, fetched.says or fetched.commit)
+        return served, tuple(notes)
+
+    async def _warm(
+        self, course: Course, mirror: Mirror, smoked: Smoked, progress: Progress
+    ) -> None:
+        if course.manifest.warmup is None:
+            await progress.set("warm", state="skipped", message="The manifest asks for none.")
+            return
+        async with progress.step("warm"):
+            await warm_up(
+                self._ledger, self._hub, course, mirror, smoked, progress, self._is_stopped
+            )
+
+    # -- publications and orders -------------------------------------------------------------------
+
+    async def _publish(self, course: Course, by: str) -> None:
+        serial = course.serial + 1
+        volume = courses.volumes_of(self._hub, course.name)[0]
+        notice = _notice(course.candidate_served, course.candidate, serial)
+        bundle = self._mirror(course.name).bundle
+        await self._with_engine(course_engine.fill, volume, self._hub, bundle, serial, notice)
+        self._noticed[course.name] = serial
+        candidate = (course.candidate, course.candidate_served)
+        await self._call(
+            lambda ledger: ledger.publish_course(self._hub, course.name, candidate, by)
+        )
+        log.info("published %s of the course %s", course.candidate[:8], course.name)
+
+    async def _notice_changes(self) -> None:
+        """Tell running containers of new orders, and throw away what no course owns any more."""
+        known = await self._call(lambda ledger: ledger.courses(self._hub))
+        for one in known:
+            if one.name not in self._noticed:
+                waiting = await self._call(partial(Ledger.orders, hub=self._hub, course=one.name))
+                self._noticed[one.name] = 0 if waiting else one.serial
+            if one.served and not one.task and self._noticed[one.name] != one.serial:
+                volume = courses.volumes_of(self._hub, one.name)[0]
+                notice = _notice(one.served, one.commit, one.serial)
+                await self._with_engine(course_engine.fill, volume, self._hub, None, 0, notice)
+                self._noticed[one.name] = one.serial
+        owned = {volume for one in known for volume in courses.volumes_of(self._hub, one.name)}
+        for volume in await self._with_engine(course_engine.course_volumes, self._hub):
+            if volume not in owned:
+                await self._with_engine(warm_engine.remove_volume, volume)
+        names = {one.name for one in known}
+        for gone in [name for name in self._noticed if name not in names]:
+            del self._noticed[gone]
+            await asyncio.to_thread(self._mirror(gone).remove)
+
+    # -- small things -----------------------------------------------------------------------------
+
+    def _mirror(self, name: str) -> Mirror:
+        folder = Path(self._settings.course_dir) / name
+        return Mirror(folder, roots=[*map(Path, self._settings.course_roots), courses_dir()])
+
+    async def _is_stopped(self, course: Course) -> bool:
+        return bool(await self._call(lambda led: led.is_course_stopped(self._hub, course.name)))
+
+    async def _call(self, function: Callable[[Ledger], Any]) -> Any:
+        return await asyncio.to_thread(function, self._ledger)
+
+    async def _with_engine(self, ask: Callable[..., T], *args: Any) -> T:
+        """Ask the engine in a thread: connecting to one that hangs takes a minute, too."""
+
+        def run() -> T:
+            if self._client is None:
+                self._client = engine.connect(self._settings.client_kwargs)
+            return ask(self._client, *args)
+
+        return await asyncio.to_thread(run)
+
+
+def _notice(served: str, commit: str, serial: int) -> bytes:
+    """What containers watch: a new serial is a publication, or an order to one of them."""
+    return json.dumps({"v": 1, "served": served, "commit": commit, "serial": serial}).encode()
+
+
+def _missing(course: Course, there: set[str]) -> list[Note]:
+    """What the manifest names and the source does not hold."""
+    named = course.manifest.smoke.notebooks if course.manifest.smoke else ()
+    return [
+        Note("fail", path, f"The smoke test names {path}, which the course does not have.")
+        for path in named
+        if path not in there
+    ]
+
+
+def _warnings(notes: list[Note]) -> tuple[Note, ...]:
+    return tuple(one for one in notes if one.level != "fail")
+
+
+def _sentences(notes: tuple[Note, ...]) -> tuple[str, ...]:
+    return tuple(one.message[:400] for one in notes[:_MAX_NOTES])

@@ -1,0 +1,179 @@
+"""What a start has to do with courses: whose it may be, what it brings, and throw-away servers.
+
+A server is thrown away when it is an instructor's look at a course as a student (``try-<course>``),
+or the smoke test of one: its home begins empty and ends with it, and it gets what is to be
+published next instead of what students have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from pytorch_spawner.adapters import engine, warm_engine
+from pytorch_spawner.core import courses, identity, request
+from pytorch_spawner.core.courses import Course
+from pytorch_spawner.errors import LabError, NotGranted
+from pytorch_spawner.warming import Warm, WarmingSpawner
+
+_NOT_PUBLISHED: Final = (
+    "The notebooks of {} are not published yet; they come with a later start. Ask whoever teaches "
+    "the course."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Taught:
+    """What a start's course adds to its plan.
+
+    Attributes:
+        agent: For the agent's configuration.
+        read_only: Volume or host path -> path in the container.
+        environment: Variables.
+    """
+
+    agent: Mapping[str, Any] = field(default_factory=dict)
+    read_only: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class TeachingSpawner(WarmingSpawner):
+    """A container that may belong to a course."""
+
+    # The course whose throw-away server this start is; None for a real one.
+    _tried: Course | None = None
+
+    async def _all_courses(self) -> Sequence[Course]:
+        try:
+            return await self.lab.courses()
+        except LabError as error:
+            self.log.warning("%s: the courses are not known: %s", self._log_name, error)
+            return ()
+
+    async def course_choices(self) -> dict[str, request.CourseChoice]:
+        """What this person's starts may name, by the course's name."""
+        groups = [group.name for group in self.user.groups]
+        mine = courses.courses_of(await self._all_courses(), self.user.name, groups)
+        return {
+            one.name: request.CourseChoice(
+                title=one.manifest.title,
+                image="" if one.manifest.image == "auto" else one.manifest.image,
+                gpus=one.manifest.request.gpus,
+                share=one.manifest.request.share,
+                pool=one.manifest.request.pool,
+            )
+            for one in mine
+        }
+
+    async def take_task(self) -> Mapping[str, Any] | None:
+        """Find out whether this start is one of the lab's own: a build, a smoke test, a try.
+
+        Returns:
+            The options of its start, whatever the start said; None for everybody else's.
+
+        Raises:
+            NotGranted: It is an account of the lab's, and nothing of it is wanted.
+        """
+        self._tried = None
+        if self.user.name == courses.SMOKER:
+            self._tried = None if self.name else await self._smoked()
+            if self._tried is None:
+                raise NotGranted(
+                    "This account only runs smoke tests of courses, and none is asked for. "
+                    "Preload a course with `pytorch-spawner courses preload`."
+                )
+            return {"course": self._tried.name, "on_busy": "queue"}
+        if self.name.startswith(courses.TRY):
+            known = await self._all_courses()
+            self._tried = courses.tried_course(known, self.user.name, self.name)
+            if self._tried is not None:
+                return {**self._said_without_course(), "course": self._tried.name}
+        return await self.take_build()
+
+    def _said_without_course(self) -> dict[str, Any]:
+        said = dict(self.user_options or {})
+        return {key: value for key, value in said.items() if key in request.OPTIONS}
+
+    async def _smoked(self) -> Course | None:
+        return await self.lab.call(lambda ledger: ledger.smoke_course(self.lab.hub))
+
+    async def choose_course(self, name: str) -> tuple[Taught, str]:
+        """What the course of a start brings with it; it never fails a start.
+
+        Args:
+            name: Of the request; "" for none.
+
+        Returns:
+            What is added to the plan, and a sentence for the student ("" for nothing to say).
+        """
+        course = next((one for one in await self._all_courses() if one.name == name), None)
+        if course is None:
+            return Taught(), ""
+        manifest = course.manifest
+        taught = Taught(read_only=self._data_of(course), environment=dict(manifest.environment))
+        volume = courses.volumes_of(self.lab.hub, name)[self._tried is not None]
+        if not await self._call(warm_engine.has_volume, volume):
+            return taught, _NOT_PUBLISHED.format(manifest.title)
+        told = {
+            "name": name,
+            "title": manifest.title,
+            "bundle": f"{courses.COURSE_DIR}/{courses.BUNDLE}",
+            "notice": f"{courses.COURSE_DIR}/{courses.NOTICE}",
+            "branch": courses.BRANCH,
+            "folder": manifest.folder,
+            "orders_url": self._orders_url(),
+            "smoke": self._smoke_of(course),
+        }
+        read_only = {**taught.read_only, volume: courses.COURSE_DIR}
+        return replace(taught, agent={"course": told}, read_only=read_only), ""
+
+    def _smoke_of(self, course: Course) -> dict[str, Any] | None:
+        smoke = course.manifest.smoke
+        if self.user.name != courses.SMOKER or smoke is None:
+            return None
+        return {"notebooks": list(smoke.notebooks), "deadline_s": smoke.deadline_s}
+
+    def _orders_url(self) -> str:
+        if not self.lab_url:
+            return ""
+        user = self.user.escaped_name
+        return f"{self.lab_url.rstrip('/')}/api/servers/{user}/{self.name}/course"
+
+    def _data_of(self, course: Course) -> dict[str, str]:
+        found = {}
+        for name, path in course.manifest.data.items():
+            if source := self.course_data.get(name):
+                found[source] = path
+            else:
+                self.log.warning(
+                    "the course %s asks for the data set %s, which course_data does not name",
+                    course.name,
+                    name,
+                )
+        return found
+
+    # -- throw-away servers ---------------------------------------------------------------------
+
+    @property
+    def _throw_away(self) -> str:
+        """The name of a throw-away server's home; "" for a real one's."""
+        if self._tried is None:
+            return ""
+        return f"{self.hub_id}-try-{identity.server_slug(self.user.name, self.name)}"
+
+    def home_place(self) -> engine.Place:
+        """The home; a throw-away server's own is empty."""
+        return engine.Place(volume=self._throw_away) if self._throw_away else super().home_place()
+
+    def cache_place(self, warm: Warm) -> engine.Place:
+        """The private compile cache, which is thrown away with the home."""
+        if self._throw_away:
+            return engine.Place(volume=f"{self._throw_away}--cache")
+        return super().cache_place(warm)
+
+    async def clear_throw_away(self) -> None:
+        """Remove what an earlier throw-away server of this name left, or this one."""
+        if name := self._throw_away:
+            for volume in (name, f"{name}--cache"):
+                await self._call(warm_engine.remove_volume, volume)

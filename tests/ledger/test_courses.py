@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import pytest
+
+from pytorch_spawner.core.changes import say_change
+from pytorch_spawner.core.courses import Manifest, Step, parse_manifest
+from pytorch_spawner.errors import BadRequest, ChangedMeanwhile
+from pytorch_spawner.ledger import courses
+
+HUB = "lab"
+SHA = "4f1c2a" + "0" * 34
+SERVED = "abc123" + "0" * 34
+
+
+def manifest(name: str = "cv", title: str = "Computer vision", **more) -> Manifest:
+    said = {"source": {"git": "https://forge.example/cv.git"}, "members": {"staff": ["bo"]}}
+    return parse_manifest({"name": name, "title": title, **said, **more})
+
+
+@pytest.fixture
+def course(ledger):
+    return ledger.save_course(HUB, manifest(), "bo")
+
+
+def said(ledger) -> list[str]:
+    return [say_change(one.what, one.subject, one.before, one.after) for one in ledger.changes(HUB)]
+
+
+def test_a_course_is_read_back_as_it_was_saved(ledger, course):
+    assert ledger.courses(HUB) == (course,)
+    assert ledger.course(HUB, "cv").manifest == manifest()
+    assert ledger.course(HUB, "nlp") is None
+    assert ledger.courses("another") == ()
+    assert said(ledger) == ["Added the course Computer vision (cv)."]
+
+
+def test_a_manifest_that_changes_nothing_is_no_line_of_the_log(ledger, course):
+    ledger.save_course(HUB, manifest(), "bo")
+    changed = ledger.save_course(HUB, manifest(title="Seeing"), "eve")
+    assert (changed.manifest.title, changed.by) == ("Seeing", "bo")
+    assert said(ledger)[0] == "Changed the course Seeing (cv): title."
+    assert len(said(ledger)) == 2
+
+
+def test_of_two_who_saw_the_same_manifest_the_second_is_told(ledger, course):
+    def check(now):
+        if now is None or now.manifest.title != "Computer vision":
+            raise ChangedMeanwhile("Somebody was faster.")
+
+    ledger.save_course(HUB, manifest(title="First"), "bo", check)
+    with pytest.raises(ChangedMeanwhile):
+        ledger.save_course(HUB, manifest(title="Second"), "eve", check)
+    assert ledger.course(HUB, "cv").manifest.title == "First"
+
+
+def test_there_is_an_end_to_the_number_of_courses(ledger, monkeypatch):
+    monkeypatch.setattr(courses, "MAX_COURSES", 2)
+    ledger.save_course(HUB, manifest("a"), "bo")
+    ledger.save_course(HUB, manifest("b"), "bo")
+    with pytest.raises(BadRequest, match="remove one"):
+        ledger.save_course(HUB, manifest("c"), "bo")
+    ledger.save_course(HUB, manifest("b", "Another title"), "bo")
+
+
+def test_one_task_at_a_time_and_the_oldest_first(ledger):
+    for name in ("b", "a"):
+        ledger.save_course(HUB, manifest(name), "bo")
+        assert ledger.ask_course(HUB, name, "preload", "bo")
+    assert not ledger.ask_course(HUB, "a", "preload", "bo")
+    assert not ledger.ask_course(HUB, "none", "preload", "bo")
+    assert ledger.next_course_task(HUB).name == "b"
+    assert ledger.next_course_task(HUB).name == "a"
+    assert ledger.next_course_task(HUB) is None
+    ledger.requeue_courses(HUB)
+    assert ledger.next_course_task(HUB).name == "b"
+
+
+def test_nothing_is_published_before_anything_was_preloaded(ledger, course):
+    assert not ledger.ask_course(HUB, "cv", "publish", "bo")
+    ledger.note_course(HUB, "cv", candidate=(SHA, SERVED, "First lesson"))
+    assert ledger.ask_course(HUB, "cv", "publish", "bo")
+
+
+def test_a_publication_grows_the_serial_and_is_written_down(ledger, course):
+    assert ledger.publish_course(HUB, "cv", (SHA, SERVED), "bo") == 1
+    now = ledger.course(HUB, "cv")
+    assert (now.commit, now.served, now.published_by, now.serial) == (SHA, SERVED, "bo", 1)
+    assert said(ledger)[0] == "Published 4f1c2a00 of the course Computer vision (cv)."
+    assert ledger.publish_course(HUB, "gone", (SHA, SERVED), "bo") == 0
+
+
+def test_a_task_that_waits_is_stopped_at_once_and_one_that_runs_is_asked_to_end(ledger, course):
+    assert not ledger.stop_course(HUB, "cv", "bo")
+    ledger.ask_course(HUB, "cv", "preload", "bo")
+    assert ledger.stop_course(HUB, "cv", "bo")
+    assert ledger.next_course_task(HUB) is None
+    ledger.ask_course(HUB, "cv", "preload", "bo")
+    ledger.next_course_task(HUB)
+    assert not ledger.is_course_stopped(HUB, "cv")
+    assert ledger.stop_course(HUB, "cv", "bo")
+    assert ledger.is_course_stopped(HUB, "cv")
+    assert ledger.course(HUB, "cv").task == "preload"
+    ledger.note_course(HUB, "cv", is_over=True)
+    assert not ledger.is_course_stopped(HUB, "cv")
+    assert ledger.is_course_stopped(HUB, "gone")
+
+
+@pytest.mark.parametrize(
+    ("step", "state", "is_smoked"),
+    [
+        ("image", "running", True),
+        ("smoke", "running", True),
+        ("smoke", "done", False),
+        ("fetch", "running", False),
+    ],
+)
+def test_a_fresh_students_server_starts_only_while_a_step_needs_it(
+    ledger, course, step, state, is_smoked
+):
+    ledger.ask_course(HUB, "cv", "preload", "bo")
+    ledger.next_course_task(HUB)
+    ledger.note_course(HUB, "cv", steps=[Step(step, state, notes=("a", "b"))])
+    assert (ledger.smoke_course(HUB) is not None) == is_smoked
+    assert ledger.course(HUB, "cv").steps == (Step(step, state, notes=("a", "b")),)
+    ledger.note_course(HUB, "cv", is_over=True)
+    assert ledger.smoke_course(HUB) is None
+
+
+# -- copies --------------------------------------------------------------------------------------
+
+DONE = {
+    "phase": "done", "course": "cv", "level": "warn", "served": SERVED, "commit": SHA,
+    "message": "Two edits kept.", "kept": ["a.ipynb"], "conflicts": {"b.ipynb": "b.course.ipynb"},
+}  # fmt: skip
+
+
+def test_whose_copy_is_where_is_what_the_containers_say(ledger, course):
+    ledger.note_student(HUB, "cv", "ana", DONE)
+    (ana,) = ledger.students(HUB, "cv")
+    assert (ana.username, ana.served, ana.commit, ana.level) == ("ana", SERVED, SHA, "warn")
+    assert (ana.kept, ana.conflicts) == (("a.ipynb",), {"b.ipynb": "b.course.ipynb"})
+    failed = {"phase": "failed", "course": "cv", "level": "fail", "message": "The disk is full."}
+    ledger.note_student(HUB, "cv", "ana", failed)
+    (ana,) = ledger.students(HUB, "cv")
+    # What it has is still what it had.
+    assert (ana.served, ana.level, ana.message) == (SERVED, "fail", "The disk is full.")
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        pytest.param({**DONE, "course": "nlp"}, id="of another course"),
+        pytest.param({**DONE, "phase": "begin"}, id="a phase that says nothing"),
+        pytest.param({}, id="nothing at all"),
+    ],
+)
+def test_a_report_that_is_not_about_this_copy_is_left_out(ledger, course, lie):
+    ledger.note_student(HUB, "cv", "ana", lie)
+    assert ledger.students(HUB, "cv") == ()
+
+
+def test_a_report_of_odd_types_is_kept_within_bounds(ledger, course):
+    odd = {
+        "phase": "done", "course": "cv", "level": ["ok"], "served": "../../etc", "commit": 7,
+        "message": {"a": 1}, "kept": ["x" * 9999, 3] * 500, "conflicts": [1],
+    }  # fmt: skip
+    ledger.note_student(HUB, "cv", "a\0na"[:1], odd)
+    (one,) = ledger.students(HUB, "cv")
+    assert (one.level, one.served, one.commit, one.message) == ("fail", "", "", "")
+    assert len(one.kept) == courses.MAX_PATHS
+    assert max(map(len, one.kept)) == courses.MAX_TEXT
+    assert one.conflicts == {}
+
+
+def test_a_report_of_a_course_that_is_gone_is_left_out(ledger, course):
+    ledger.remove_course(HUB, "cv", "bo")
+    ledger.note_student(HUB, "cv", "ana", DONE)
+    assert ledger.students(HUB, "cv") == ()
+
+
+# -- orders --------------------------------------------------------------------------------------
+
+
+def test_an_order_waits_until_that_persons_container_says_that_it_is_done(ledger, course):
+    order = ledger.ask_reset(HUB, "cv", "ana", "b.ipynb", "bo")
+    assert ledger.course(HUB, "cv").serial == 1
+    assert ledger.orders(HUB, "cv", "ana") == (order,)
+    assert ledger.orders(HUB, "cv", "eve") == ()
+    done = {"phase": "reset", "course": "cv", "order": order.id, "message": "Kept as b.backup."}
+    ledger.note_student(HUB, "cv", "eve", done)
+    assert ledger.orders(HUB, "cv", "ana") == (order,)
+    ledger.note_student(HUB, "cv", "ana", done)
+    assert ledger.orders(HUB, "cv", "ana") == ()
+    (over,) = ledger.orders(HUB, "cv", open_only=False)
+    assert over.done_at is not None
+    assert over.message == "Kept as b.backup."
+    assert said(ledger)[0].startswith("Ordered b.ipynb of ana back")
+
+
+def test_the_same_order_twice_is_one(ledger, course):
+    first = ledger.ask_reset(HUB, "cv", "ana", "b.ipynb", "bo")
+    assert ledger.ask_reset(HUB, "cv", "ana", "b.ipynb", "eve") == first
+    assert ledger.course(HUB, "cv").serial == 1
+
+
+def test_there_is_an_end_to_the_orders_that_wait(ledger, course, monkeypatch):
+    monkeypatch.setattr(courses, "MAX_OPEN_ORDERS", 2)
+    for path in ("a", "b"):
+        ledger.ask_reset(HUB, "cv", "ana", path, "bo")
+    with pytest.raises(BadRequest, match="when that server runs"):
+        ledger.ask_reset(HUB, "cv", "ana", "c", "bo")
+    ledger.ask_reset(HUB, "cv", "eve", "c", "bo")
+    with pytest.raises(BadRequest, match="no such course"):
+        ledger.ask_reset(HUB, "gone", "eve", "c", "bo")
+
+
+def test_what_is_removed_takes_its_copies_and_orders_with_it(ledger, course):
+    ledger.note_student(HUB, "cv", "ana", DONE)
+    ledger.ask_reset(HUB, "cv", "ana", "b.ipynb", "bo")
+    assert ledger.remove_course(HUB, "cv", "bo").name == "cv"
+    assert ledger.remove_course(HUB, "cv", "bo") is None
+    ledger.save_course(HUB, manifest(), "bo")
+    assert ledger.students(HUB, "cv") == ()
+    assert ledger.orders(HUB, "cv", open_only=False) == ()
+
+
+def test_what_courses_change_wakes_the_scheduler_and_the_pages(ledger, course):
+    version, shown = ledger.version(HUB), ledger.shown_version(HUB)
+    ledger.save_course(HUB, manifest(title="Other"), "bo")
+    assert ledger.version(HUB) > version
+    version = ledger.version(HUB)
+    ledger.note_course(HUB, "cv", steps=[Step("fetch", "running")])
+    assert ledger.version(HUB) == version
+    assert ledger.shown_version(HUB) > shown + 1

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import inspect
+import json
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from pytorch_spawner import cli, errors
+from pytorch_spawner.cli import course_files
 from pytorch_spawner.core import catalog, compat, cuda_rules, cuda_tables
 from pytorch_spawner.lab import auth, openapi
 from pytorch_spawner.traits import LabTraits
@@ -213,12 +215,17 @@ def _case_rows(cases: Any) -> Iterable[str]:
         yield f"| {' | '.join(cells)} |"
 
 
+def course_schema() -> str:
+    return json.dumps(course_files.schema(), indent=1) + "\n"
+
+
 PAGES = {
     "traits.md": traits_page,
     "errors.md": errors_page,
     "cli.md": cli_page,
     "api-routes.md": routes_page,
     "compatibility.md": compatibility_page,
+    "course.schema.json": course_schema,
 }
 
 

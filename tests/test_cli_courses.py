@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import jsonschema
 import pytest
 import yaml
 
@@ -220,6 +221,14 @@ def test_the_schema_knows_every_key_and_no_other(run: Run) -> None:
     assert schema["additionalProperties"] is False
     assert set(schema["properties"]) >= set(yaml.safe_load(MANIFEST))
     assert json.loads(run("schema")[1]) == schema
+    validator = jsonschema.Draft202012Validator(schema)
+    # As an editor sees it: dates are texts.
+    good = yaml.load(MANIFEST, yaml.BaseLoader)
+    good["timetable"]["sessions"][0]["seats"] = 8
+    assert list(validator.iter_errors(good)) == []
+    assert [one.message for one in validator.iter_errors({**good, "titel": 1})] == [
+        "Additional properties are not allowed ('titel' was unexpected)"
+    ]
 
 
 def test_a_course_is_added_once_shown_and_written_down(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pytorch_spawner.core.courses import Manifest, Slot, read_manifest
 from pytorch_spawner.traits import LabTraits
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,10 +22,35 @@ def _generator():  # type: ignore[no-untyped-def]
 
 
 @pytest.mark.parametrize(
-    "name", ["traits.md", "errors.md", "cli.md", "api-routes.md", "compatibility.md"]
+    "name",
+    [
+        "traits.md",
+        "errors.md",
+        "cli.md",
+        "api-routes.md",
+        "compatibility.md",
+        "course.schema.json",
+    ],
 )
 def test_the_generated_pages_are_up_to_date(name: str) -> None:
     assert (ROOT / "docs" / "reference" / name).read_text() == _generator().PAGES[name]()
+
+
+def test_every_key_of_a_course_is_explained() -> None:
+    page = (ROOT / "docs" / "reference" / "course.md").read_text()
+    places = []
+    for name, field in Manifest.model_fields.items():
+        inner = getattr(field.annotation, "model_fields", None)
+        places += [f"{name}.{key}" for key in inner] if inner else [name]
+    assert [place for place in places if f"`{place}" not in page] == []
+    assert all(f"`.{key}`" in page or f"[].{key}`" in page for key in Slot.model_fields)
+
+
+def test_the_manifest_in_the_docs_is_usable() -> None:
+    for page in ("reference/course.md", "how-to/class-sessions.md"):
+        (text, *_) = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / page).read_text(), re.S)
+        least = "" if "source:" in text else "name: a\ntitle: a\nsource: {git: 'https://a.org/b'}\n"
+        assert read_manifest((least + text).encode()).timetable.sessions
 
 
 @pytest.mark.parametrize("name", sorted(LabTraits.class_own_traits(config=True)))

@@ -7,9 +7,11 @@ image has to be trusted or pulled, and it works the same where the engine is ano
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,27 +39,7 @@ def fill(client: Any, volume: str, hub: str, bundle: Path | None, turn: int, not
         turn: Any number; another one than the last time.
         notice: Content of the file that containers watch; written last.
     """
-    image = _empty_image(client)
-    with translated():
-        client.create_volume(name=volume, labels={f"{LABEL}hub": f"{hub}-helper"})
-        host_config = client.create_host_config(
-            mounts=[
-                {
-                    "Type": "volume",
-                    "Source": volume,
-                    "Target": "/work",
-                    "ReadOnly": False,
-                    "VolumeOptions": {"NoCopy": True},
-                }
-            ],
-            network_mode="none",
-        )
-        carrier = client.create_container(
-            image=image,
-            command=["-"],
-            labels={f"{LABEL}hub": f"{hub}-helper"},
-            host_config=host_config,
-        )["Id"]
+    carrier = _carrier(client, volume, hub)
     try:
         with tempfile.TemporaryFile() as archive:
             with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
@@ -76,6 +58,61 @@ def fill(client: Any, volume: str, hub: str, bundle: Path | None, turn: int, not
         remove(client, carrier)
 
 
+def read_bundle(client: Any, volume: str, hub: str, to: Path) -> None:
+    """Copy a volume's bundle into a file of ours; without one, there is none afterwards."""
+    carrier = _carrier(client, volume, hub)
+    try:
+        with translated():
+            try:
+                link = client.get_archive(carrier, f"/work/{BUNDLE}")[1].get("linkTarget", "")
+                name = link.rpartition("/")[2]
+                chunks, _ = client.get_archive(carrier, f"/work/{name}")
+            except NotFound:
+                return
+            _extract(chunks, to)
+    finally:
+        remove(client, carrier)
+
+
+def _extract(chunks: Iterable[bytes], to: Path) -> None:
+    with tempfile.TemporaryFile() as archive:
+        for chunk in chunks:
+            archive.write(chunk)
+        archive.seek(0)
+        with tarfile.open(fileobj=archive) as tar:
+            for member in tar:
+                content = tar.extractfile(member) if member.isreg() else None
+                if content is not None:
+                    with to.open("wb") as file:
+                        shutil.copyfileobj(content, file)
+
+
+def _carrier(client: Any, volume: str, hub: str) -> str:
+    """A container that never runs, with the volume at /work; the volume is made where missing."""
+    image = _empty_image(client)
+    with translated():
+        client.create_volume(name=volume, labels={f"{LABEL}hub": f"{hub}-helper"})
+        host_config = client.create_host_config(
+            mounts=[
+                {
+                    "Type": "volume",
+                    "Source": volume,
+                    "Target": "/work",
+                    "ReadOnly": False,
+                    "VolumeOptions": {"NoCopy": True},
+                }
+            ],
+            network_mode="none",
+        )
+        made = client.create_container(
+            image=image,
+            command=["-"],
+            labels={f"{LABEL}hub": f"{hub}-helper"},
+            host_config=host_config,
+        )
+    return str(made["Id"])
+
+
 def course_volumes(client: Any, hub: str) -> tuple[str, ...]:
     """The volumes of a hub that hold courses."""
     with translated():
@@ -84,14 +121,18 @@ def course_volumes(client: Any, hub: str) -> tuple[str, ...]:
 
 
 def _add_bundle(tar: tarfile.TarFile, bundle: Path, turn: int) -> None:
-    stem, _, kind = BUNDLE.rpartition(".")
-    entry = tarfile.TarInfo(f"{stem}-{_TURNS[turn % 2]}.{kind}")
+    entry = tarfile.TarInfo(_turn_name(_TURNS[turn % 2]))
     with bundle.open("rb") as content:
         entry.size, entry.mode = bundle.stat().st_size, 0o444
         tar.addfile(entry, content)
     link = tarfile.TarInfo(BUNDLE)
     link.type, link.linkname = tarfile.SYMTYPE, entry.name
     tar.addfile(link)
+
+
+def _turn_name(turn: str) -> str:
+    stem, _, kind = BUNDLE.rpartition(".")
+    return f"{stem}-{turn}.{kind}"
 
 
 def _empty_image(client: Any) -> str:

@@ -1,7 +1,7 @@
 """The agent while nothing happens: looks at one file, and starts a process when that changes.
 
-It stays as long as the container lives, once for each student, so it imports next to nothing: 12 MiB
-where the agent itself has 28. What there is to do is done by a process of its own, which ends.
+It stays as long as the container lives, once for each student, so it imports next to nothing and
+takes half the memory of the agent. What there is to do is done by a process that ends.
 """
 
 from __future__ import annotations

@@ -29,6 +29,8 @@ MAX_LOG = 4000
 MARK = "PYTORCH_SPAWNER_SMOKE"
 _CHUNK = 256 * 1024
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+# What ipykernel 7 says of itself, to whoever has no use for it.
+_CHATTER = re.compile(r"(?m)^\[IPKernelApp\] WARNING \| Kernel is running over TCP.*\n?")
 _UNSEEN = re.compile(r"[^\x20-\x7e\n\t\u00a0-\ud7ff\ue000-\ufffd]")
 
 # Outputs go to a pipe instead of into memory: a cell may print a gigabyte.
@@ -217,7 +219,8 @@ def _read_until_end(process: subprocess.Popen[bytes], give_up_at: float) -> byte
 
 def clean(tail: bytes) -> str:
     """Output without what would steer a terminal, at most ``MAX_LOG`` characters and bytes."""
-    text = _UNSEEN.sub("", _COLOURS.sub("", tail.decode("utf-8", "replace").replace("\r", "\n")))
+    text = _COLOURS.sub("", tail.decode("utf-8", "replace")).replace("\r\n", "\n")
+    text = _CHATTER.sub("", _UNSEEN.sub("", text.replace("\r", "\n")))
     while len(text.encode()) > MAX_LOG:
         text = text[max(1, (len(text.encode()) - MAX_LOG) // 4) :]
     return text.strip()

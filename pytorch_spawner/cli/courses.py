@@ -58,7 +58,7 @@ def add_to(commands: Commands) -> None:
         action("edit", _edit, "put another manifest in the place of a course's", "name", "file"),
     ):
         made.add_argument("--by", help="who does, for the log (default: you, on the command line)")
-    text = "fetch, check, pull, run the smoke test and warm up; students get nothing by it yet"
+    text = "fetch, check, pull, smoke-test and warm up; only the first one is published at once"
     for made in (
         action("preload", course_follow.preload, text, "name"),
         action("publish", course_follow.publish, "give students what was preloaded", "name"),

@@ -24,6 +24,7 @@ from pytorch_spawner.core.cuda_rules import (
 )
 from pytorch_spawner.core.cuda_tables import (
     FAMILY_DRIVERS,
+    FEATURE_BRANCHES,
     FORWARD_BRANCHES,
     TOOLKIT_DRIVERS,
     Driver,
@@ -288,8 +289,12 @@ def _forward(case: _Case) -> Fit:
         return Fit(
             "no", f"{too_old} NVIDIA's newer library works on data-centre GPUs only. {_ADMIN}"
         )
-    if driver[0] not in FORWARD_BRANCHES:
+    if driver[0] in FEATURE_BRANCHES:
         return Fit("no", f"{too_old} NVIDIA's newer library does not work on this branch. {_ADMIN}")
+    if driver[0] not in FORWARD_BRANCHES:
+        return Fit(
+            "unknown", f"{too_old} It is not known whether NVIDIA's newer library works on it."
+        )
     if case.kernels is None:
         return Fit("unknown", _what_is_unknown(case))
     return Fit(

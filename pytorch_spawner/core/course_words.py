@@ -14,13 +14,11 @@ from pytorch_spawner.core.courses import (
     Step,
     Student,
 )
+from pytorch_spawner.core.timetable import AHEAD_S, sessions_of
 from pytorch_spawner.core.timetable import as_json as session_json
-from pytorch_spawner.core.timetable import sessions_of
 
 # How many of the next sessions a page lists.
 SHOWN_SESSIONS: Final = 12
-# Further than any timetable's repeats reach, in seconds.
-_AHEAD_S: Final = 800 * 24 * 3600.0
 _LABELS: Final = {
     "fetch": "Notebooks",
     "check": "Checks",
@@ -39,7 +37,7 @@ _PRELOADED: Final = (
 
 def coming(manifest: Manifest, now: float, most: int = SHOWN_SESSIONS) -> list[dict[str, Any]]:
     """The sessions that are not over, the next first."""
-    return [session_json(one) for one in sessions_of(manifest, now, now + _AHEAD_S)[:most]]
+    return [session_json(one) for one in sessions_of(manifest, now, now + AHEAD_S)[:most]]
 
 
 # -- how it is with a course -----------------------------------------------------------------------

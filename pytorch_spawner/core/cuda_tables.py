@@ -87,10 +87,12 @@ GENERATIONS: Final[tuple[tuple[Capability, str], ...]] = (
 # Source: CUDA C++ Programming Guide, "Binary Compatibility".
 ON_CHIP: Final = frozenset({(5, 3), (6, 2), (7, 2), (8, 7)})
 
-# Driver branches that a forward compatibility package may stand on.
-# Source: NVIDIA "CUDA Compatibility", "Forward Compatibility": production and long-term branches;
-# feature branches (455, 460, 465, 495, 510 to 530, 545 to 565, 575) are none.
-FORWARD_BRANCHES: Final = frozenset({450, 470, 525, 535, 550, 570, 580})
+# Driver branches that a forward compatibility package may stand on: production and long-term ones;
+# and those that it may not: new-feature and developer branches. Of others nothing is said here.
+# Sources: NVIDIA "CUDA Compatibility", "Forward Compatibility"; what each branch is: "Supported
+# Drivers and CUDA Toolkit Versions" of NVIDIA's data-centre driver documentation.
+FORWARD_BRANCHES: Final = frozenset({450, 470, 525, 535, 550, 570, 580, 595})
+FEATURE_BRANCHES: Final = frozenset({455, 465, 495, 520, 530, 545, 555, 560, 575, 590, 610})
 
 # Names of data-centre GPUs, which alone take that package. GeForce and RTX cards do not.
 # Source: the same chapter, and NVIDIA's list of data-centre products.

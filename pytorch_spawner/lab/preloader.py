@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import tempfile
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -24,10 +25,11 @@ from pytorch_spawner.adapters import course_engine, engine, warm_engine
 from pytorch_spawner.adapters.git_source import Fetched, Mirror, Served
 from pytorch_spawner.core import courses
 from pytorch_spawner.core.course_files import check_tree
-from pytorch_spawner.core.course_notebooks import check_notebook
+from pytorch_spawner.core.course_notebooks import MAX_NOTEBOOK_BYTES, check_notebook
 from pytorch_spawner.core.course_notes import Note
 from pytorch_spawner.core.courses import STEPS, Course, Step
-from pytorch_spawner.errors import LabError
+from pytorch_spawner.core.timetable import next_session
+from pytorch_spawner.errors import LabError, SourceUnusable
 from pytorch_spawner.lab.accounts import reason
 from pytorch_spawner.lab.paths import courses_dir
 from pytorch_spawner.lab.settings import LabSettings
@@ -41,8 +43,12 @@ log = logging.getLogger("pytorch_spawner.preloader")
 _LOOK_S: Final = 1.0
 # Fetches wait for other machines; more at once would only compete for this one's disk.
 _AT_ONCE: Final = 4
+# So long before a class meets its course is preloaded again, unless that was done lately: the
+# image is there, a fresh student's server starts, the notebooks run.
+_BEFORE_CLASS_S: Final = 3600.0
+_LATELY_S: Final = 3 * 3600.0
+_TIMETABLE_LOOK_S: Final = 60.0
 _MAX_NOTES: Final = 50
-_MAX_NOTEBOOK_BYTES: Final = 32 * 2**20
 
 
 class Progress:
@@ -106,6 +112,7 @@ class Preloader:
         # What containers were last told of each course, and what the ledger said when we looked.
         self._noticed: dict[str, int] = {}
         self._seen = -1
+        self._timetable_seen = -1e9
 
     async def run(self) -> None:
         """Do what is asked for, for ever; what another process left half done begins again."""
@@ -134,6 +141,16 @@ class Preloader:
         if version != self._seen:
             await self._notice_changes()
             self._seen = version
+        if time.monotonic() - self._timetable_seen > _TIMETABLE_LOOK_S:
+            self._timetable_seen = time.monotonic()
+            await asyncio.to_thread(self._look_at_timetables)
+
+    def _look_at_timetables(self) -> None:
+        """Ask for a preload of what meets within the hour; blocking."""
+        now = self._ledger.now()
+        for course in self._ledger.courses(self._hub):
+            if is_due_before_class(course, now):
+                self._ledger.ask_course(self._hub, course.name, "preload", "the timetable")
 
     def _forget(self, name: str, _task: asyncio.Task[None]) -> None:
         self._tasks.pop(name, None)
@@ -229,14 +246,26 @@ class Preloader:
         notes = [*checked.notes, *_missing(course, {one.path for one in checked.kept})]
         for entry in checked.kept:
             if entry.path.endswith(".ipynb"):
-                notes += check_notebook(entry.path, mirror.read(entry, _MAX_NOTEBOOK_BYTES))
+                notes += check_notebook(entry.path, mirror.read(entry, MAX_NOTEBOOK_BYTES + 1))
         faults = [one for one in notes if one.level == "fail"]
         if faults:
             more = f" {len(faults) - 1} more like this." if len(faults) > 1 else ""
             raise StepFailed(
                 f"{faults[0].message}{more}", notes=_sentences((*faults, *_warnings(notes)))
             )
-        served = mirror.serve(checked.kept, course.served, fetched.says or fetched.commit)
+        says = fetched.says or fetched.commit
+        try:
+            served = mirror.serve(checked.kept, course.served, says)
+        except SourceUnusable as error:
+            if error.cause != "history-missing":
+                raise
+            # The service's directory was lost; what students have is still on the engine.
+            with tempfile.TemporaryDirectory() as folder:
+                there = Path(folder) / courses.BUNDLE
+                volume = courses.volumes_of(self._hub, course.name)[0]
+                course_engine.read_bundle(self._engine(), volume, self._hub, there)
+                mirror.adopt(there)
+            served = mirror.serve(checked.kept, course.served, says)
         return served, tuple(notes)
 
     async def _warm(
@@ -300,13 +329,28 @@ class Preloader:
 
     async def _with_engine(self, ask: Callable[..., T], *args: Any) -> T:
         """Ask the engine in a thread: connecting to one that hangs takes a minute, too."""
+        return await asyncio.to_thread(lambda: ask(self._engine(), *args))
 
-        def run() -> T:
-            if self._client is None:
-                self._client = engine.connect(self._settings.client_kwargs)
-            return ask(self._client, *args)
+    def _engine(self) -> Any:
+        if self._client is None:
+            self._client = engine.connect(self._settings.client_kwargs)
+        return self._client
 
-        return await asyncio.to_thread(run)
+
+def is_due_before_class(course: Course, now: float) -> bool:
+    """Whether a course is to be preloaded for a class that meets soon.
+
+    What students have stays: a new commit of the source waits for its publication. So a course that
+    nobody published yet is left alone, for its first preload publishes.
+
+    Args:
+        course: Any.
+        now: Unix time in seconds.
+    """
+    if not course.served or course.task or now - (course.preloaded_at or 0.0) < _LATELY_S:
+        return False
+    meets = next_session(course.manifest, now)
+    return meets is not None and 0 <= meets.starts_at - now <= _BEFORE_CLASS_S
 
 
 def _notice(served: str, commit: str, serial: int) -> bytes:

@@ -132,7 +132,7 @@ def test_the_newest_commit_is_fetched_with_what_it_says(server: GitServer, mirro
 
 
 def test_every_entry_says_what_it_is(server: GitServer, mirror: Mirror) -> None:
-    odd = os.fsdecode(b"caf\xe9\n\t.txt")
+    odd = os.fsdecode(b"b\xfcro\n\t.txt")
     commit(
         server.folder / "course.git",
         {

@@ -144,7 +144,7 @@ CASES = (
     Case("an RTX 2080 Ti one patch below that", "2.1-cu118", "RTX 2080 Ti", "450.51.06", "no", OLD_DRIVER),
     Case("an RTX 2080 Ti is dropped by no driver yet", "2.13-cu130", "RTX 2080 Ti", "595.45.04", "native", "new enough"),
     # -- Ampere
-    Case("an A100 under the article's R535 and CUDA 12.4", "2.6-cu124", "A100", "535.104.05", "native", MINOR),
+    Case("an A100 under R535 and CUDA 12.4", "2.6-cu124", "A100", "535.104.05", "native", MINOR),
     Case("an A100 under CUDA 12.4's own driver", "2.6-cu124", "A100", "550.54.14", "native", "new enough"),
     Case("an A100 one patch below CUDA 12.4's own driver", "2.6-cu124", "A100", "550.54.13", "native", MINOR),
     Case("an A100 under the oldest driver of CUDA 12", "2.8-cu128", "A100", "525.60.13", "native", MINOR),
@@ -195,7 +195,8 @@ CASES = (
     Case("a V100 with the vendor's newer library", "vendor-cu124", "V100", "470.57.02", "forward-compat", "CUDA 12.4"),
     Case("a slice of an A100 with that library", "vendor-cu124", "A100 1g.5gb", "470.82.01", "forward-compat", "newer driver library"),
     Case("an RTX 3090 does not take that library", "vendor-cu124", "RTX 3090", "470.82.01", "no", "data-centre GPUs only"),
-    Case("an A100 on a branch that library does not stand on", "vendor-cu124", "A100", "510.39.01", "no", "does not work on this branch"),
+    Case("an A100 on a branch that library does not stand on", "vendor-cu124", "A100", "495.44", "no", "does not work on this branch"),
+    Case("an A100 on a branch of which nothing is said", "vendor-cu124", "A100", "510.39.01", "unknown", "not known whether NVIDIA's newer library"),
     Case("a workstation card might take that library", "vendor-cu124", "RTX A6000", "470.82.01", "unknown", "not known whether"),
     # -- what is not known
     Case("unknown capability", "2.6-cu124", "unknown capability", "550.54.14", "unknown", "compute capability"),

@@ -250,9 +250,7 @@ async def test_everything_is_reached_by_keyboard(lab: Site, tab: Any) -> None:
     assert await focused(tab) == f"Remove… {name}"
 
 
-async def test_an_instructor_has_this_page_and_courses_and_a_student_none(
-    lab: Site, tab: Any
-) -> None:
+async def test_an_instructor_has_this_page_and_that_of_courses(lab: Site, tab: Any) -> None:
     await open_as(lab, tab, "instructor", "caches")
     await expect(line(tab, CURRENT)).to_be_visible()
     tabs = tab.get_by_role("navigation", name="Lab", exact=True).get_by_role("link")

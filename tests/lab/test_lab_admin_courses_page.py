@@ -516,3 +516,19 @@ async def test_the_page_and_its_panels_fit_and_have_no_serious_fault(lab: Site, 
         assert await width_of(sized) <= sized.viewport_size["width"], "it scrolls sideways"
         assert await faults_of(sized) == []
         await sized.keyboard.press("Escape")
+
+
+@pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed (npm ci)")
+async def test_a_deep_link_that_cannot_go_on_says_what_to_do(lab: Site, sized: Any) -> None:
+    """Ana's server runs with another course; her copy of this one is in her home."""
+    await open_as(lab, sized, "ana-page", "go/cv/week-1/cnn.ipynb")
+    heading = sized.get_by_role("heading", level=1)
+    await expect(heading).to_have_text("Your server runs with another course, deep-learning.")
+    await expect(
+        sized.get_by_role("link", name="Stop it to start Computer vision…")
+    ).to_be_visible()
+    there = sized.get_by_role("link", name="Open it there anyway")
+    await expect(there).to_have_attribute("href", "/user/ana/lab/tree/cv/week-1/cnn.ipynb")
+    await picture(sized, f"go-other-{sized.size}")
+    assert await width_of(sized) <= sized.viewport_size["width"], "it scrolls sideways"
+    assert await faults_of(sized) == []

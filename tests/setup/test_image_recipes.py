@@ -207,6 +207,7 @@ def test_nothing_is_left_of_a_build_and_nobody_logs_in_as_root(built: tuple[str,
 
 
 @pytest.mark.docker
+@pytest.mark.slow
 def test_the_labels_of_a_built_image_are_true(built: tuple[str, str]) -> None:
     recipe, image = built
     template = "{{json .Config.Labels}}"

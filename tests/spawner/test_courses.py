@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -364,6 +365,20 @@ def test_a_course_that_is_removed_takes_its_volumes_and_nobodys_files(
     )
     lab.start_server("ana", {"course": "cv"})
     assert "short" in lab.exec("ana", "ls", "/home/ana").split()
+
+
+def test_a_lab_whose_mirror_was_lost_goes_on_from_what_students_have(
+    lab: Lab, forge: Forge, course: Course
+) -> None:
+    lab.start_server("ana", {"course": "cv"})
+    synced(lab, "ana")
+    shutil.rmtree(lab.dir / "courses" / "cv")
+    forge.push("After the loss", nb__after="still here\n")
+    ended = preload(lab)
+    assert steps(ended)["check"] in ("done", "warned"), ended.steps
+    do(lab, "publish")
+    assert synced(lab, "ana", after=1)["served"] == known(lab).served
+    assert read(lab, "ana", "cv/after") == "still here"
 
 
 def test_a_service_that_is_killed_in_the_middle_begins_the_preload_again(

@@ -121,6 +121,7 @@ function mainActions(course, config) {
   const { task, candidate, verdict } = course;
   const canPublish = !task && candidate.is_new;
   const isFirst = canPublish && verdict !== "bad";
+  const isNeeded = !isFirst && verdict !== "ok";
   const trial = tryLink(course, config);
   return h(
     "div",
@@ -128,7 +129,9 @@ function mainActions(course, config) {
     h(
       "div",
       { class: "lab-chips" },
-      task ? button("stop", "Stop…", course, "lab-risky") : button("preload", "Preload", course, isFirst ? "" : "btn-primary"),
+      task
+        ? button("stop", "Stop…", course, "lab-risky")
+        : button("preload", "Preload", course, isNeeded ? "btn-primary" : ""),
       canPublish ? button("publish", "Publish…", course, isFirst ? "btn-primary" : "") : "",
       trial,
     ),
@@ -170,19 +173,34 @@ function details(course, read, { apiUrl }) {
     ["Notebooks", course.source],
     ["Image", course.image],
     ["Looked after by", course.staff.join(", ") || "admins"],
-    ["Students have", published.commit ? `${short(published.commit)}, published by ${published.by}, ${exact(published.at)}` : "nothing yet"],
+    [
+      "Students have",
+      published.commit
+        ? `${short(published.commit)}, published by ${published.by}, ${exact(published.at)}`
+        : "nothing yet",
+    ],
     ["Fetched last", candidate.commit ? `${short(candidate.commit)}: ${candidate.says}` : "nothing yet"],
     ["Preloaded", course.preloaded_at ? exact(course.preloaded_at) : "never"],
     ["Manifest changed", exact(course.changed_at)],
   ];
   return [
-    h("dl", { class: "lab-facts-list lab-small mb-2" }, ...facts.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)])),
-    h("p", { class: "lab-small mb-2" }, h("a", { href: `${apiUrl}courses/${course.name}/manifest` }, "Download course.yaml")),
+    h(
+      "dl",
+      { class: "lab-facts-list lab-small mb-2" },
+      ...facts.flatMap(([name, text]) => [h("dt", {}, name), h("dd", {}, text)]),
+    ),
+    h(
+      "p",
+      { class: "lab-small mb-2" },
+      h("a", { href: `${apiUrl}courses/${course.name}/manifest` }, "Download course.yaml"),
+    ),
     h("h3", { class: "h6" }, "Last changes"),
     h(
       "ul",
       { class: "lab-small mb-0" },
-      ...read.changes.map(({ at, by, sentence }) => h("li", { class: "text-break" }, `${by}, `, agoTime(at), `: ${sentence}`)),
+      ...read.changes.map(({ at, by, sentence }) =>
+        h("li", { class: "text-break" }, `${by}, `, agoTime(at), `: ${sentence}`),
+      ),
     ),
   ];
 }
@@ -203,7 +221,13 @@ export function memberCard({ name, title, folder, next_session: next, link, is_s
         h("p", { class: "lab-sub mb-0" }, `in the folder ${folder} of your home`),
       ),
       next
-        ? h("p", { class: "mb-0 lab-course-next" }, next.starts_at * 1000 <= Date.now() ? "session now, " : "next session ", sessionTime(next), next.title ? h("span", { class: "lab-sub" }, next.title) : "")
+        ? h(
+            "p",
+            { class: "mb-0 lab-course-next" },
+            next.starts_at * 1000 <= Date.now() ? "session now, " : "next session ",
+            sessionTime(next),
+            next.title ? h("span", { class: "lab-sub" }, next.title) : "",
+          )
         : "",
     ),
     h(

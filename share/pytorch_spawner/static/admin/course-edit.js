@@ -37,7 +37,13 @@ export function openYaml({ user, course = null, text = "", labUrl, save }) {
   const there = h("div", {});
   area.input.addEventListener("input", () => kept.write({ text: area.input.value, etag: panel.etag }));
   const schema = h("a", { href: `${labUrl}api/courses/schema`, target: "_blank", rel: "noopener" }, "JSON schema");
-  const about = h("p", { class: "lab-small" }, "Everything a course is, in one text; comments are not kept. For editors there is a ", schema, ".");
+  const about = h(
+    "p",
+    { class: "lab-small" },
+    "Everything a course is, in one text; comments are not kept. For editors there is a ",
+    schema,
+    ".",
+  );
   const notice = before && before.text !== saved ? unsaved({ area, saved, before, kept }) : "";
   const opened = openPanel({
     title: course ? `Manifest of ${course.title}` : "Add a course",
@@ -75,7 +81,12 @@ function unsaved({ area, saved, before, kept }) {
     if (isTyped) kept.write(before);
     button.textContent = isTyped ? "Show what is saved" : "Show what I typed";
   });
-  return h("div", { class: "alert alert-info d-flex flex-wrap gap-2 align-items-center", role: "status" }, "This is what you typed and did not save.", button);
+  return h(
+    "div",
+    { class: "alert alert-info d-flex flex-wrap gap-2 align-items-center", role: "status" },
+    "This is what you typed and did not save.",
+    button,
+  );
 }
 
 function loadFile(area) {
@@ -116,12 +127,22 @@ function showFaults(place, input, error) {
 
 function whatIsThere(now) {
   if (!now) return h("p", {}, "The course is gone. Copy your text before you close this.");
-  const area = h("textarea", { class: "form-control lab-course-yaml", rows: "12", readonly: true, wrap: "off", id: "course-there" });
+  const area = h("textarea", {
+    class: "form-control lab-course-yaml",
+    rows: "12",
+    readonly: true,
+    wrap: "off",
+    id: "course-there",
+  });
   area.value = now.yaml;
   return h(
     "div",
     { class: "mt-3" },
-    h("label", { for: "course-there", class: "form-label" }, "What is saved now (yours is above; saving again puts it in this one's place)"),
+    h(
+      "label",
+      { for: "course-there", class: "form-label" },
+      "What is saved now (yours is above; saving again puts it in this one's place)",
+    ),
     area,
   );
 }
@@ -144,8 +165,17 @@ export function openForm({ user, save, asYaml }) {
   const lists = "Names, with commas or one a line.";
   const fields = [
     one("title", "Title", { required: true, maxlength: "120" }),
-    one("name", "Short name", { required: true, maxlength: "25", help: "In addresses, and the folder in each student's home: a to z, 0 to 9 and -. It stays." }),
-    one("source.git", "Git repository", { type: "url", required: true, placeholder: "https://github.com/someone/notebooks.git", help: "It has to be readable without a password." }),
+    one("name", "Short name", {
+      required: true,
+      maxlength: "25",
+      help: "In addresses, and the folder in each student's home: a to z, 0 to 9 and -. It stays.",
+    }),
+    one("source.git", "Git repository", {
+      type: "url",
+      required: true,
+      placeholder: "https://github.com/someone/notebooks.git",
+      help: "It has to be readable without a password.",
+    }),
     one("source.branch", "Branch", { help: "Empty for the repository's own." }),
     one("source.path", "Directory in it", { help: "Empty for all of it." }),
     one("image", "Image", { value: was.image ?? "auto", help: "One of the lab's, or auto." }),
@@ -164,7 +194,14 @@ export function openForm({ user, save, asYaml }) {
   const more = h("button", { type: "button", class: "btn btn-outline-contrast" }, "Go on in course.yaml…");
   const panel = openPanel({
     title: "Add a course",
-    body: [h("p", {}, "What is not asked for here (data, smoke test, warm-up, timetable) can be added later in its manifest."), ...fields.map(({ node }) => node)],
+    body: [
+      h(
+        "p",
+        {},
+        "What is not asked for here (data, smoke test, warm-up, timetable) can be added later in its manifest.",
+      ),
+      ...fields.map(({ node }) => node),
+    ],
     extra: more,
     save: {
       label: "Add",
@@ -191,16 +228,30 @@ export function openForm({ user, save, asYaml }) {
 function slug(title) {
   const letters = title.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase();
   const plain = letters.replace(/[^a-z0-9]+/g, "-");
-  return plain.replace(/^[^a-z]+/, "").slice(0, 25).replace(/-+$/, "");
+  return plain
+    .replace(/^[^a-z]+/, "")
+    .slice(0, 25)
+    .replace(/-+$/, "");
 }
 
 function names(text) {
-  return text.split(/[,\n]/).map((one) => one.trim()).filter(Boolean);
+  return text
+    .split(/[,\n]/)
+    .map((one) => one.trim())
+    .filter(Boolean);
 }
 
 function manifestOf(said) {
-  const source = { git: said["source.git"].trim(), branch: said["source.branch"].trim(), path: said["source.path"].trim() };
-  const members = { groups: names(said["members.groups"]), users: names(said["members.users"]), staff: names(said["members.staff"]) };
+  const source = {
+    git: said["source.git"].trim(),
+    branch: said["source.branch"].trim(),
+    path: said["source.path"].trim(),
+  };
+  const members = {
+    groups: names(said["members.groups"]),
+    users: names(said["members.users"]),
+    staff: names(said["members.staff"]),
+  };
   return {
     name: said.name.trim(),
     title: said.title.trim(),
@@ -219,12 +270,18 @@ function onlySaid(values) {
 function yamlOf(manifest) {
   const lines = Object.entries(manifest).flatMap(([key, value]) => {
     if (typeof value !== "object") return [`${key}: ${scalar(value)}`];
-    const inner = Object.entries(value).map(([name, one]) => `  ${name}: ${Array.isArray(one) ? `[${one.map(scalar).join(", ")}]` : scalar(one)}`);
+    const inner = Object.entries(value).map(
+      ([name, one]) => `  ${name}: ${Array.isArray(one) ? `[${one.map(scalar).join(", ")}]` : scalar(one)}`,
+    );
     return inner.length ? [`${key}:`, ...inner] : [`${key}: {}`];
   });
   return `${lines.join("\n")}\n`;
 }
 
 function scalar(value) {
-  return typeof value === "string" && /^[A-Za-z][A-Za-z0-9 ./:_-]*$/.test(value) && !/: |:$|^(true|false|null|yes|no|on|off|y|n)$/i.test(value) ? value.trim() : JSON.stringify(value);
+  return typeof value === "string" &&
+    /^[A-Za-z][A-Za-z0-9 ./:_-]*$/.test(value) &&
+    !/: |:$|^(true|false|null|yes|no|on|off|y|n)$/i.test(value)
+    ? value.trim()
+    : JSON.stringify(value);
 }

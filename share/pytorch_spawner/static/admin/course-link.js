@@ -35,7 +35,11 @@ export function openLink({ title, link }) {
   openPanel({
     title: `Link for students of ${title}`,
     body: [
-      h("p", {}, "Whoever belongs to the course and follows it gets a server with the course's image, GPU and notebooks, and the file opens. Others are told who can add them."),
+      h(
+        "p",
+        {},
+        "Whoever belongs to the course and follows it gets a server with the course's image, GPU and notebooks, and the file opens. Others are told who can add them.",
+      ),
       file.node,
       address.node,
       h("div", { class: "lab-chips" }, copy, said),

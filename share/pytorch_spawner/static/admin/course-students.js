@@ -13,7 +13,11 @@ export function studentTable({ title, name }, read) {
   if (read.students.length === 0) {
     return [
       note,
-      h("p", { class: "mb-0" }, "Nobody belongs to this course yet. Name groups or users under members in the manifest; their next start can then be for this course."),
+      h(
+        "p",
+        { class: "mb-0" },
+        "Nobody belongs to this course yet. Name groups or users under members in the manifest; their next start can then be for this course.",
+      ),
     ].filter(Boolean);
   }
   const heads = ["Student", "Copy", "Own changes", "Conflicts", "Heard", "Actions"];
@@ -26,7 +30,11 @@ export function studentTable({ title, name }, read) {
         "table",
         { class: "table table-sm align-top lab-cards-table lab-student-table mb-0", role: "table" },
         h("caption", { class: "visually-hidden" }, `Students of ${title}`),
-        h("thead", { role: "rowgroup" }, h("tr", { role: "row" }, ...heads.map((text) => h("th", { scope: "col", role: "columnheader" }, text)))),
+        h(
+          "thead",
+          { role: "rowgroup" },
+          h("tr", { role: "row" }, ...heads.map((text) => h("th", { scope: "col", role: "columnheader" }, text))),
+        ),
         h("tbody", { role: "rowgroup" }, ...read.students.map((row) => studentRow(row, name))),
       ),
     ),
@@ -39,7 +47,12 @@ function studentRow(row, course) {
   return h(
     "tr",
     { role: "row" },
-    h("th", { scope: "row", role: "rowheader", class: "text-break" }, row.user, row.is_member ? "" : h("span", { class: "lab-sub fw-normal" }, "staff, or not a member any more")),
+    h(
+      "th",
+      { scope: "row", role: "rowheader", class: "text-break" },
+      row.user,
+      row.is_member ? "" : h("span", { class: "lab-sub fw-normal" }, "staff, or not a member any more"),
+    ),
     cell(
       "Copy",
       h(
@@ -50,11 +63,20 @@ function studentRow(row, course) {
         row.level === "ok" || !row.message ? "" : h("span", { class: "lab-sub" }, row.message),
       ),
     ),
-    cell("Own changes", row.kept.length ? pathList(plural(row.kept.length, "file"), row.kept, `kept-${course}-${row.user}`) : "–"),
+    cell(
+      "Own changes",
+      row.kept.length ? pathList(plural(row.kept.length, "file"), row.kept, `kept-${course}-${row.user}`) : "–",
+    ),
     cell(
       "Conflicts",
       conflicts.length
-        ? h("ul", { class: "lab-course-paths" }, ...conflicts.map(([path, beside]) => h("li", {}, path, h("span", { class: "lab-sub" }, `the course's version: ${beside}`))))
+        ? h(
+            "ul",
+            { class: "lab-course-paths" },
+            ...conflicts.map(([path, beside]) =>
+              h("li", {}, path, h("span", { class: "lab-sub" }, `the course's version: ${beside}`)),
+            ),
+          )
         : "–",
     ),
     cell("Heard", row.at === null ? h("span", { class: "lab-quiet" }, "never") : agoTime(row.at)),
@@ -67,13 +89,25 @@ function waiting({ path, by, at }) {
 }
 
 function pathList(text, paths, key) {
-  return h("details", { "data-key": key }, h("summary", {}, text), h("ul", { class: "lab-course-paths" }, ...paths.map((path) => h("li", {}, path))));
+  return h(
+    "details",
+    { "data-key": key },
+    h("summary", {}, text),
+    h("ul", { class: "lab-course-paths" }, ...paths.map((path) => h("li", {}, path))),
+  );
 }
 
 function resetButton({ user }, course) {
   return h(
     "button",
-    { type: "button", class: "btn btn-sm btn-outline-contrast text-nowrap", "data-do": "reset", "data-key": course, "data-user": user, "aria-label": `Reset a file… of ${user}` },
+    {
+      type: "button",
+      class: "btn btn-sm btn-outline-contrast text-nowrap",
+      "data-do": "reset",
+      "data-key": course,
+      "data-user": user,
+      "aria-label": `Reset a file… of ${user}`,
+    },
     "Reset a file…",
   );
 }
@@ -94,7 +128,11 @@ export function openReset({ title, row, save }) {
   openPanel({
     title: `Reset a file of ${row.user}`,
     body: [
-      h("p", {}, `The file becomes what ${title} has now. What ${row.user} wrote is kept beside it, as a backup with the date in its name.`),
+      h(
+        "p",
+        {},
+        `The file becomes what ${title} has now. What ${row.user} wrote is kept beside it, as a backup with the date in its name.`,
+      ),
       path.node,
     ],
     save: {

@@ -11,7 +11,8 @@ export function openTimetable({ course, save, take }) {
   const list = h("div", {});
   const alert = h("div", {});
   const fields = sessionFields(course);
-  const redraw = () => list.replaceChildren(...sessionList(panel.course, (place) => guarded(alert, () => remove(place))));
+  const redraw = () =>
+    list.replaceChildren(...sessionList(panel.course, (place) => guarded(alert, () => remove(place))));
   async function change(sessions, zone, said) {
     const { manifest, etag } = panel.course;
     const timetable = sessions.length ? { timezone: zone, sessions } : {};
@@ -21,7 +22,11 @@ export function openTimetable({ course, save, take }) {
   }
   const there = () => panel.course.manifest.timetable?.sessions ?? [];
   async function remove(place) {
-    await change(there().filter((_, at) => at !== place), zoneOf(panel.course), "The session is removed.");
+    await change(
+      there().filter((_, at) => at !== place),
+      zoneOf(panel.course),
+      "The session is removed.",
+    );
   }
   const calendar = calendarFields({
     async run(body) {
@@ -36,7 +41,11 @@ export function openTimetable({ course, save, take }) {
   const opened = openPanel({
     title: `Timetable of ${course.title}`,
     body: [
-      h("p", { class: "lab-small" }, "Ten minutes before a session its seats are kept for the class; whoever has not come ten minutes after its start gives the seat back. At all other times the seats are everybody's."),
+      h(
+        "p",
+        { class: "lab-small" },
+        "Ten minutes before a session its seats are kept for the class; whoever has not come ten minutes after its start gives the seat back. At all other times the seats are everybody's.",
+      ),
       alert,
       list,
       h("h3", { class: "h6 mt-4" }, "Add a session"),
@@ -79,7 +88,14 @@ function sessionFields(course) {
     from: field({ label: "From", name: "timetable.from", type: "time", value: "09:00", required: true }),
     to: field({ label: "Until", name: "timetable.to", type: "time", value: "11:00", required: true }),
     until: field({ label: "Every week until", name: "timetable.until", type: "date", help: "Empty for once." }),
-    seats: field({ label: "Seats", name: "timetable.seats", type: "number", min: "0", max: "2000", help: "That are kept; empty for one for each student." }),
+    seats: field({
+      label: "Seats",
+      name: "timetable.seats",
+      type: "number",
+      min: "0",
+      max: "2000",
+      help: "That are kept; empty for one for each student.",
+    }),
     title: field({ label: "Title", name: "timetable.title", maxlength: "100" }),
     timezone: field({ label: "Time zone", name: "timetable.timezone", value: zoneOf(course), required: true }),
   };
@@ -115,16 +131,29 @@ function sessionList(course, remove) {
   if (slots.length === 0) return [h("p", {}, "No session is planned yet.")];
   const items = slots.map((slot, place) => {
     const words = slotWords(slot, course.timezone);
-    const button = h("button", { type: "button", class: "btn btn-sm btn-outline-contrast lab-risky", "aria-label": `Remove ${words}` }, "Remove");
+    const button = h(
+      "button",
+      { type: "button", class: "btn btn-sm btn-outline-contrast lab-risky", "aria-label": `Remove ${words}` },
+      "Remove",
+    );
     button.addEventListener("click", () => remove(place));
     const seats = seatWords(slot.seats ?? null, course.students.total);
-    return h("li", { class: "lab-course-slot" }, h("span", {}, words, h("span", { class: "lab-sub" }, [slot.title, seats].filter(Boolean).join(" · "))), button);
+    return h(
+      "li",
+      { class: "lab-course-slot" },
+      h("span", {}, words, h("span", { class: "lab-sub" }, [slot.title, seats].filter(Boolean).join(" · "))),
+      button,
+    );
   });
   const next = course.sessions.slice(0, 5);
   return [
     h("h3", { class: "h6" }, "Next sessions, by your clock"),
     next.length
-      ? h("ul", { class: "lab-small" }, ...next.map((one) => h("li", {}, sessionTime(one), one.title ? ` ${one.title}` : "")))
+      ? h(
+          "ul",
+          { class: "lab-small" },
+          ...next.map((one) => h("li", {}, sessionTime(one), one.title ? ` ${one.title}` : "")),
+        )
       : h("p", { class: "lab-small" }, "All sessions are over."),
     h("h3", { class: "h6" }, `All of the timetable (${course.timezone})`),
     h("ul", { class: "list-unstyled lab-course-slots" }, ...items),
@@ -134,10 +163,13 @@ function sessionList(course, remove) {
 // "Tue 3 Mar 2026, 09:00–11:00, every week until 2 Jun 2026", by the clocks of the timetable.
 function slotWords({ start, end, weekly_until: until }, zone) {
   const hasOffset = /(Z|[+-]\d\d:?\d\d)$/.test(start);
-  const at = (text, how) => new Date(hasOffset ? text : `${text}Z`).toLocaleString([], { ...how, timeZone: hasOffset ? zone : "UTC" });
+  const at = (text, how) =>
+    new Date(hasOffset ? text : `${text}Z`).toLocaleString([], { ...how, timeZone: hasOffset ? zone : "UTC" });
   const day = { weekday: "short", day: "numeric", month: "short", year: "numeric" };
   const hours = { hour: "2-digit", minute: "2-digit" };
-  const weekly = until ? `, every week until ${new Date(`${until}T00:00:00Z`).toLocaleDateString([], { ...day, timeZone: "UTC" })}` : "";
+  const weekly = until
+    ? `, every week until ${new Date(`${until}T00:00:00Z`).toLocaleDateString([], { ...day, timeZone: "UTC" })}`
+    : "";
   return `${at(start, day)}, ${at(start, hours)}–${at(end, hours)}${weekly}`;
 }
 
@@ -145,7 +177,14 @@ function slotWords({ start, end, weekly_until: until }, zone) {
 
 function calendarFields({ run }) {
   const file = field({ label: "Calendar file (.ics)", name: "ics", type: "file", accept: ".ics,text/calendar" });
-  const seats = field({ label: "Seats of each session", name: "seats", type: "number", min: "0", max: "2000", help: "Empty for one for each student." });
+  const seats = field({
+    label: "Seats of each session",
+    name: "seats",
+    type: "number",
+    min: "0",
+    max: "2000",
+    help: "Empty for one for each student.",
+  });
   const button = h("button", { type: "button", class: "btn btn-sm btn-outline-contrast" }, "Import it");
   const said = h("div", { class: "mt-2" });
   button.addEventListener("click", async () => {
@@ -156,8 +195,13 @@ function calendarFields({ run }) {
       return;
     }
     await guarded(said, async () => {
-      const notes = await run({ ics: await chosen.text(), seats: seats.input.value ? Number(seats.input.value) : null });
-      said.replaceChildren(notes.length ? h("ul", { class: "lab-small", role: "status" }, ...notes.map((note) => h("li", {}, note))) : "");
+      const notes = await run({
+        ics: await chosen.text(),
+        seats: seats.input.value ? Number(seats.input.value) : null,
+      });
+      said.replaceChildren(
+        notes.length ? h("ul", { class: "lab-small", role: "status" }, ...notes.map((note) => h("li", {}, note))) : "",
+      );
     });
   });
   return h(

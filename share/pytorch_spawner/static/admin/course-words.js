@@ -33,7 +33,8 @@ export function verdictLine({ verdict, sentence }) {
 
 export function stepItem({ state, label, seconds: took, message }) {
   const [mark, words] = STATES[state];
-  const time = took === null || state === "waiting" ? "" : h("span", { class: "lab-quiet text-nowrap" }, ` ${seconds(took)}`);
+  const time =
+    took === null || state === "waiting" ? "" : h("span", { class: "lab-quiet text-nowrap" }, ` ${seconds(took)}`);
   return h(
     "li",
     { class: `lab-course-step lab-course-step-${state}`, "aria-current": state === "running" ? "step" : null },
@@ -44,7 +45,9 @@ export function stepItem({ state, label, seconds: took, message }) {
       h("strong", {}, label),
       h("span", { class: "visually-hidden" }, `, ${words}`),
       time,
-      message ? h("span", { class: "lab-sub" }, message) : h("span", { class: "lab-sub", "aria-hidden": "true" }, words),
+      message
+        ? h("span", { class: "lab-sub" }, message)
+        : h("span", { class: "lab-sub", "aria-hidden": "true" }, words),
     ),
   );
 }

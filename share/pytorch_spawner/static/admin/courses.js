@@ -79,7 +79,9 @@ function draw(page) {
   renew(page.note, page.said ? [h("p", { class: "alert alert-warning" }, page.said)] : []);
   const cards = courses.map((course) => courseCard(course, opened.get(course.name), config));
   renewNamed(page.cards, cards.length ? cards : config.canInstruct ? [emptyState()] : []);
-  const heading = config.canInstruct ? h("h2", { class: "h5 mt-4" }, "Courses you take part in") : h("h2", { class: "visually-hidden" }, "Your courses");
+  const heading = config.canInstruct
+    ? h("h2", { class: "h5 mt-4" }, "Courses you take part in")
+    : h("h2", { class: "visually-hidden" }, "Your courses");
   if (page.mine.length) renewNamed(page.others, [heading, ...page.mine.map(memberCard)]);
   else renew(page.others, config.canInstruct ? [] : [noCourse()]);
 }
@@ -92,8 +94,16 @@ function bySession(one, other) {
 }
 
 function emptyState() {
-  const example = h("button", { type: "button", class: "btn btn-primary", "data-do": "example" }, "Add the example course");
-  const add = h("button", { type: "button", class: "btn btn-outline-contrast", "data-do": "add" }, "Add a course of your own…");
+  const example = h(
+    "button",
+    { type: "button", class: "btn btn-primary", "data-do": "example" },
+    "Add the example course",
+  );
+  const add = h(
+    "button",
+    { type: "button", class: "btn btn-outline-contrast", "data-do": "add" },
+    "Add a course of your own…",
+  );
   return h(
     "div",
     { class: "lab-empty mb-4" },
@@ -113,7 +123,11 @@ function noCourse() {
     "div",
     { class: "lab-empty" },
     h("p", {}, h("strong", {}, "You belong to no course yet.")),
-    h("p", {}, "Whoever teaches it can add you, by your name or a group of yours; then it is here. Your server works without a course, too."),
+    h(
+      "p",
+      {},
+      "Whoever teaches it can add you, by your name or a group of yours; then it is here. Your server works without a course, too.",
+    ),
   );
 }
 
@@ -157,7 +171,8 @@ function addByForm(page) {
   openForm({
     user: page.config.user,
     save: (body) => add(page, body),
-    asYaml: (text) => openYaml({ user: page.config.user, text, labUrl: page.config.labUrl, save: (body) => add(page, body) }),
+    asYaml: (text) =>
+      openYaml({ user: page.config.user, text, labUrl: page.config.labUrl, save: (body) => add(page, body) }),
   });
 }
 
@@ -259,7 +274,10 @@ async function remove(page, { name, title, etag }) {
 }
 
 function reset(page, { name, title }, { user }) {
-  const row = page.opened.get(name)?.get("students")?.students.find((one) => one.user === user);
+  const row = page.opened
+    .get(name)
+    ?.get("students")
+    ?.students.find((one) => one.user === user);
   if (!row) return;
   openReset({
     title,

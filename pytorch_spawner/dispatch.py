@@ -316,7 +316,12 @@ class Dispatcher:
         """The seats of all sessions of these hours."""
         at, planned = self._classes
         if time.monotonic() - at > _CLASSES_S:
-            planned = await self._lab.call(lambda ledger: plan_seats(ledger, self._lab.hub))
+            try:
+                planned = await self._lab.call(lambda ledger: plan_seats(ledger, self._lab.hub))
+            except LabError:
+                raise
+            except Exception:  # a course that cannot be read must not keep everybody from a GPU
+                log.exception("the timetables of the courses cannot be read")
             self._classes = (time.monotonic(), planned)
         return planned
 

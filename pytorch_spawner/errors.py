@@ -143,6 +143,12 @@ class ImageMissing(LabError):
     code = "image-missing"
 
 
+class ImageDoesNotFit(LabError):
+    """The image's PyTorch does not run on any GPU that the start could get."""
+
+    code = "image-does-not-fit"
+
+
 class CacheNotSealed(LabError):
     """What a warm cache's build compiled cannot be published."""
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from html import escape
 from typing import Protocol
 
-from pytorch_spawner.core.request import Offer
+from pytorch_spawner.core.request import AUTO, Offer
 
 
 class Asks(Protocol):
@@ -36,7 +36,11 @@ async def render_form(spawner: Asks) -> str:
     if offer.courses:
         titles = {name: one.title for name, one in offer.courses.items()}
         fields.append(_select("course", "Course", {**titles, "": "none"}, next(iter(titles))))
-    fields.append(_select("image", "Image", {**usual, **{name: name for name in offer.images}}))
+    if offer.has_auto and len(offer.images) > 1:
+        usual_image = {AUTO: "the best that fits the GPU"}
+    else:
+        usual_image = {}
+    fields.append(_images(offer, {**usual, **usual_image}))
     most = offer.max_gpus if offer.granted is None else min(offer.max_gpus, offer.granted)
     if most == 0:
         why = (
@@ -57,6 +61,16 @@ async def render_form(spawner: Asks) -> str:
     return "".join(fields)
 
 
+def _images(offer: Offer, usual: Mapping[str, str]) -> str:
+    """The images; one that runs on no GPU of this lab cannot be chosen, and says why."""
+    names = {name: name for name in offer.images}
+    field = _select("image", "Image", {**usual, **names}, unfit=offer.unfit)
+    reasons = "".join(
+        f"<li><b>{escape(name)}</b>: {escape(why)}</li>" for name, why in offer.unfit.items()
+    )
+    return field + (f'<ul class="small text-body-secondary">{reasons}</ul>' if reasons else "")
+
+
 _KINDS = {"whole": "a whole GPU", "slot": "a slot of a shared GPU"}
 _ON_BUSY = {
     "queue": "wait in the queue",
@@ -65,9 +79,16 @@ _ON_BUSY = {
 }
 
 
-def _select(name: str, label: str, options: Mapping[str, str], selected: str = "") -> str:
+def _select(
+    name: str,
+    label: str,
+    options: Mapping[str, str],
+    selected: str = "",
+    unfit: Collection[str] = (),
+) -> str:
     choices = "".join(
-        f'<option value="{escape(value)}"{" selected" if value == selected else ""}>'
+        f'<option value="{escape(value)}"{" selected" if value == selected else ""}'
+        f"{' disabled' if value in unfit else ''}>"
         f"{escape(text)}</option>"
         for value, text in options.items()
     )

@@ -22,6 +22,7 @@ from pytorch_spawner.adapters import engine, engine_events, passwd
 from pytorch_spawner.adapters.lanes import Lanes
 from pytorch_spawner.agent import bundle
 from pytorch_spawner.core import identity, plan
+from pytorch_spawner.core.catalog import Image
 from pytorch_spawner.core.courses import Course
 from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.request import Request
@@ -83,6 +84,7 @@ class Lab:
         self._injection: tuple[float, plan.Injection] | None = None
         self._names: dict[str, tuple[str, str]] = {}
         self._agent = b""
+        self._images: tuple[int, tuple[Image, ...]] | None = None
         self._courses: tuple[int, tuple[Course, ...]] | None = None
         self._prepulled: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -220,6 +222,17 @@ class Lab:
             if self._courses is None or self._courses[0] != version:
                 self._courses = version, ledger.courses(self.hub)
             return self._courses[1]
+
+        return await self.call(read)
+
+    async def scanned_images(self) -> tuple[Image, ...]:
+        """Every image that was scanned; read again as ``courses`` are."""
+
+        def read(ledger: Ledger) -> tuple[Image, ...]:
+            version = ledger.shown_version(self.hub)
+            if self._images is None or self._images[0] != version:
+                self._images = version, ledger.images(self.hub)
+            return self._images[1]
 
         return await self.call(read)
 

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 from docker.errors import APIError, DockerException, NotFound
@@ -72,7 +73,7 @@ class PyTorchSpawner(TeachingSpawner):
         inventory = await self.lab.gpus.offered(gpu_spec(self))
         most = min(self.max_gpus, len([gpu for gpu in inventory.gpus if gpu.slots]))
         return request.Offer(
-            images=self.images or {self.image: self.image},
+            images=self.image_names,
             max_gpus=most,
             default_gpus=min(self.default_gpus, most),
             shares=request.shares_of(inventory),
@@ -80,6 +81,8 @@ class PyTorchSpawner(TeachingSpawner):
             courses=await self.course_choices(),
             on_busy=self.on_busy,
             granted=await self._granted() if most else None,
+            unfit=await self.unfit_images(inventory.gpus) if most else {},
+            has_auto=bool(await self.known_images()),
         )
 
     async def _granted(self) -> int | None:
@@ -110,11 +113,15 @@ class PyTorchSpawner(TeachingSpawner):
         async with self._failures_told():
             if (options := await self.take_task()) is not None:
                 wanted = self._request = request.parse(options, await self.offer())
+            is_auto = wanted.image == request.AUTO
+            wanted = self._request = await self.settle_image(wanted)
             await self._begin(wanted)
             reach("start-written")
             await self._tell("requested", "Your server is being prepared.", warmup=self.warmup)
             self._leased = await self._take_gpus(wanted)
             reach("lease-taken")
+            if (leased := self._leased) is not None:
+                self._request = await self.fit_image(wanted, leased.gpus, is_auto=is_auto)
             if self.starts_at_once:
                 await self.lab.take_starting_place(self, self.starts_at_once)
 
@@ -205,7 +212,8 @@ class PyTorchSpawner(TeachingSpawner):
             self._plan = await self._make_plan()
             reach("plan-made")
             await self._see_that_lease_holds()
-            await self._tell("image", f"Using the image {self.image}.", image=self.image)
+            shown = self._request.image if self._request else self.image
+            await self._tell("image", f"Using the image {shown}.", image=shown)
             ip, port = await super().start()
             reach("container-started")
             await self._tell("container", "The container runs; JupyterLab is starting.")
@@ -240,7 +248,7 @@ class PyTorchSpawner(TeachingSpawner):
         start = self._start
         if wanted is None:
             raise RuntimeError("start() without run_pre_spawn_hook()")
-        self.image = wanted.image
+        self.image = await self.pinned_image(wanted.image)
         who = await self._identity()
         leased = self._leased
         warm = await self.choose_warm(wanted.course, leased.gpus[0] if leased else None)
@@ -291,6 +299,7 @@ class PyTorchSpawner(TeachingSpawner):
                 **warm.environment,
             },
         )
+        wanted = replace(wanted, image=self.image)
         return plan.build(subject, wanted, leased.gpus if leased else (), injection, site)
 
     def _events_url(self) -> str:

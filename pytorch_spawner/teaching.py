@@ -58,7 +58,7 @@ class TeachingSpawner(WarmingSpawner):
         return {
             one.name: request.CourseChoice(
                 title=one.manifest.title,
-                image="" if one.manifest.image == "auto" else one.manifest.image,
+                image=one.manifest.image,
                 gpus=one.manifest.request.gpus,
                 share=one.manifest.request.share,
                 pool=one.manifest.request.pool,

@@ -15,11 +15,12 @@ from typing import Any, Final
 from docker.errors import NotFound
 
 from pytorch_spawner.adapters import engine, warm_engine
-from pytorch_spawner.container import ContainerSpawner, escaped
+from pytorch_spawner.container import escaped
 from pytorch_spawner.core import identity, plan, suites, warmcache
 from pytorch_spawner.core.gpus import Gpu
 from pytorch_spawner.core.warmcache import Cache
 from pytorch_spawner.errors import CacheNotSealed, LabError, NotGranted
+from pytorch_spawner.gate import GatedSpawner
 from pytorch_spawner.rules import trusted_image
 
 _SUITE_DIR: Final = "/opt/pytorch-spawner/suite"
@@ -43,7 +44,7 @@ class Warm:
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
-class WarmingSpawner(ContainerSpawner):
+class WarmingSpawner(GatedSpawner):
     """A container that gets a warm cache, or that builds one."""
 
     # DockerSpawner's.

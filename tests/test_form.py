@@ -80,3 +80,12 @@ async def test_who_belongs_to_two_courses_is_asked_which_and_else_gets_what_it_u
 
 async def test_who_belongs_to_one_course_alone_is_not_asked() -> None:
     assert not await render_form(spawner(replace(ONE, courses={"cv": CourseChoice("Vision")})))
+
+
+async def test_an_image_that_fits_no_gpu_cannot_be_chosen_and_says_why() -> None:
+    offer = replace(MANY, unfit={"Small": "It has no code for <this> GPU."}, has_auto=True)
+    page = await render_form(spawner(offer))
+    assert '<option value="Small" disabled>Small</option>' in page
+    assert "It has no code for &lt;this&gt; GPU." in page
+    assert '<option value="auto">the best that fits the GPU</option>' in page
+    assert 'value="auto"' not in await render_form(spawner(MANY))

@@ -192,6 +192,16 @@ def _major(info: Mapping[str, Any]) -> int:
     return int(version) if version.isdigit() else 0
 
 
+def has_image(client: Any, reference: str) -> bool:
+    """Whether the engine has an image of this id or name."""
+    with translated():
+        try:
+            client.inspect_image(reference)
+        except NotFound:
+            return False
+    return True
+
+
 def list_containers(client: Any, hub: str) -> tuple[LabContainer, ...]:
     """Return every container of one hub, running or not."""
     with translated():

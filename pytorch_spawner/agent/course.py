@@ -152,22 +152,22 @@ class Copy:
 
     def sync(self, log: Log) -> Synced:
         """See the function ``sync``."""
-        served = git.head(Path(self.course.bundle), self.course.branch, self.home)
+        git.head(Path(self.course.bundle), self.course.branch, self.home)
         notice = read_notice(self.course.notice)
-        commit = notice.commit if notice.served in ("", served) else ""
         with contextlib.ExitStack() as stack:
             is_new = not os.path.lexists(self.root) or not any(self.root.iterdir())
             try:
-                store, fresh = self._store(stack, is_new=is_new)
+                store, fresh, served = self._store(stack, is_new=is_new)
+                tag = notice.commit if notice.served == served and notice.commit else served
                 if fresh is not None and is_new:
-                    files = len(store.tree(served))
-                    settled = self._begin(fresh)
+                    files, settled = len(store.tree(served)), self._begin(fresh)
                 else:
-                    files, settled = self._update(store, fresh, served, commit or served, log)
+                    served, files, settled = self._update(store, fresh, served, tag, log)
             except GitTrouble as error:
                 log(f"git: {error}")
                 raise _trouble(error) from error
         Record(served, settled.conflicts).write(self.state)
+        commit = notice.commit if notice.served in ("", served) else ""
         return Synced(served, commit, files, settled)
 
     def _begin(self, fresh: Path) -> Settled:
@@ -175,7 +175,9 @@ class Copy:
         fresh.rename(self.root)
         return Settled()
 
-    def _store(self, stack: contextlib.ExitStack, *, is_new: bool) -> Tuple[Store, Optional[Path]]:
+    def _store(
+        self, stack: contextlib.ExitStack, *, is_new: bool
+    ) -> Tuple[Store, Optional[Path], str]:
         """Where publications are read from: the directory's own git, or a clone beside it."""
         own, bundle, branch = self.root / ".git", Path(self.course.bundle), self.course.branch
         if not is_new and own.is_dir() and not own.is_symlink():
@@ -183,19 +185,18 @@ class Copy:
             with contextlib.suppress(GitTrouble):
                 served = store.fetch(bundle, branch)
                 store.tree(served)
-                return store, None
+                return store, None, served
         self.root.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.mkdtemp(prefix=f".{self.course.name}-", dir=self.root.parent)
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         fresh = Path(folder, "course")
         git.pull(bundle, branch, fresh, self.home)
         store = Store(fresh / ".git", self.home)
-        store.fetch(bundle, branch)
-        return store, fresh
+        return store, fresh, store.fetch(bundle, branch)
 
     def _update(
-        self, store: Store, fresh: Optional[Path], served: str, commit: str, log: Log
-    ) -> Tuple[int, Settled]:
+        self, store: Store, fresh: Optional[Path], served: str, tag: str, log: Log
+    ) -> Tuple[str, int, Settled]:
         record = Record.read(self.state)
         is_plain = fresh is None and self._is_plain(store)
         view = self._view(store, record, served, is_plain=is_plain)
@@ -211,18 +212,20 @@ class Copy:
         )
         has_all = is_plain and store.try_git("merge-base", "--is-ancestor", served, "HEAD") == ""
         is_done = has_all and set(news.values()) <= {"same", "keep"}
+        is_called = is_plain and not is_done
+        # What is done here replaces nothing that it has not just seen; only git has to be watched.
         changed = [path for path, there in before.items() if self._is_edit(view, path, there)]
-        hold = Hold.take(self.state, self.root, changed)
+        hold = Hold.take(self.state, self.root, changed if is_called else ())
         try:
-            if is_plain and not is_done:
-                self._let_nbgitpuller(store, view, before, log)
-            settled = self._settle(store, view, before, hold, f"course-{commit[:7]}", record)
+            if is_called:
+                served = self._let_nbgitpuller(store, view, before, served, log)
+            settled = self._settle(store, view, before, hold, f"course-{tag[:7]}", record)
             hold.drop()
         finally:
             recover(self.state, self.root, lambda p, oid: oid in courses.get(p, ()))
         if fresh is not None and not os.path.lexists(self.root / ".git"):
             (fresh / ".git").rename(self.root / ".git")
-        return len(view.new), settled
+        return served, len(view.new), settled
 
     def _view(self, store: Store, record: Record, served: str, *, is_plain: bool) -> View:
         base = record.served
@@ -265,8 +268,14 @@ class Copy:
         has_more = {"core.worktree", "core.sparsecheckout"} & set(facts) or store.has_hidden()
         return not has_more and all(facts.get(name) == value for name, value in expected.items())
 
-    def _let_nbgitpuller(self, store: Store, view: View, before: Dict[str, str], log: Log) -> None:
-        """Call it; what it cannot do is done file by file afterwards."""
+    def _let_nbgitpuller(
+        self, store: Store, view: View, before: Dict[str, str], served: str, log: Log
+    ) -> str:
+        """Call it; what it cannot do is done file by file afterwards.
+
+        Returns:
+            The publication that it found: the lab may have published another one meanwhile.
+        """
         tracked = store.index()
         for path in view.new:
             # It would give the student's file another name; held, it comes back under its own.
@@ -283,6 +292,13 @@ class Copy:
         # It brings deleted files back before it merges them away, or finds that it cannot.
         for path in set(absent) - set(view.new):
             remove(self.root, path, tracked[path])
+        pulled = store.try_git("rev-parse", f"refs/remotes/origin/{self.course.branch}") or served
+        if pulled != served:
+            view.new = store.tree(pulled)
+            now = view.look()
+            for path in set(now) - set(before):
+                before[path] = MISSING if now[path] == view.new[path].oid else now[path]
+        return pulled
 
     def _settle(
         self, store: Store, view: View, before: Dict[str, str], hold: Hold, tag: str, record: Record
@@ -313,10 +329,10 @@ class Copy:
         Raises:
             Refused: The course has no such file, or a link is in the way.
         """
-        served = git.head(Path(self.course.bundle), self.course.branch, self.home)
+        git.head(Path(self.course.bundle), self.course.branch, self.home)
         with contextlib.ExitStack() as stack:
             try:
-                store, _ = self._store(stack, is_new=False)
+                store, _, served = self._store(stack, is_new=False)
                 return self._reset(store, served, path)
             except GitTrouble as error:
                 log(f"git: {error}")

@@ -24,8 +24,6 @@ from pytorch_spawner.agent.codes import Outcome, done, outcome
 from pytorch_spawner.agent.report import Send, make_opener
 
 CHEAP_DEADLINE_S = 15.0
-_LOW_SPACE_MIB = 512
-_LOW_FILES = 1000
 _MIB = 1024 * 1024
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -70,7 +68,7 @@ def _guarded(check: Callable[[], Outcome]) -> Outcome:
 
 
 def home_writable(home: Optional[str], uid: int) -> Outcome:
-    """Create and remove a file in the home, and look at what is left.
+    """Create and remove a file in the home.
 
     Args:
         home: Its path; ``None`` where ``$HOME`` is not set.
@@ -89,29 +87,14 @@ def home_writable(home: Optional[str], uid: int) -> Outcome:
             os.fsync(file.fileno())
     except OSError as error:
         return _not_writable(home, owner, error)
-    space = os.statvfs(home)
-    free_mib = space.f_bavail * space.f_frsize // _MIB
-    # Some file systems (btrfs) count no inodes and say 0 of 0.
-    free_files = space.f_favail if space.f_files else None
-    facts: Dict[str, Any] = {
-        "home": home,
-        "owner": owner,
-        "free_mib": free_mib,
-        "free_files": free_files,
-    }
+    facts: Dict[str, Any] = {"home": home, "owner": owner}
     if owner != uid:
         return outcome(
             "warn", "Your home directory belongs to somebody else, though you can save in it.",
             "Tell your admin before you keep private files there.",
             f"Make uid {uid} the owner of the home directory; it is {owner}.", **facts,
         )  # fmt: skip
-    if free_mib < _LOW_SPACE_MIB or (free_files is not None and free_files < _LOW_FILES):
-        return outcome(
-            "warn", f"Your home directory is nearly full: {free_mib} MiB are left.",
-            "Remove what you no longer need; `du -sh ~/* ~/.cache` shows where it is.",
-            "Raise the quota or grow the file system.", **facts,
-        )  # fmt: skip
-    return outcome("ok", f"Your files are saved; {_size(free_mib)} are free.", **facts)
+    return outcome("ok", "Your files are saved.", **facts)
 
 
 def _not_writable(home: str, owner: int, error: OSError) -> Outcome:
@@ -128,10 +111,6 @@ def _not_writable(home: str, owner: int, error: OSError) -> Outcome:
         f"Make it writable for uid {os.getuid()}; its owner is {owner} ({error.strerror}).",
         **facts,
     )  # fmt: skip
-
-
-def _size(mib: int) -> str:
-    return f"{mib} MiB" if mib < 10 * 1024 else f"{mib // 1024} GiB"
 
 
 def shared_memory(expected_mib: int, path: str = "/dev/shm") -> Outcome:  # noqa: S108

@@ -8,7 +8,9 @@ GPU from the second only.
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -33,12 +35,17 @@ class Driver:
         cuda: The newest CUDA the driver runs, (13, 0); ``None`` when libcuda did not say.
         uuids: Every GPU or MIG instance that is visible, each once.
         trouble: Why CUDA did not answer; "" when it did or nobody tried.
+        refusal: What nvidia-smi said instead of a list of GPUs; "" when it listed some, or is not
+            there.
+        denied: Device files of the driver that are there, and must not be opened.
     """
 
     version: Optional[str] = None
     cuda: Optional[Tuple[int, int]] = None
     uuids: Tuple[str, ...] = ()
     trouble: str = ""
+    refusal: str = ""
+    denied: Tuple[str, ...] = ()
 
     def as_job(self) -> Dict[str, Any]:
         """As a JSON object for a worker process."""
@@ -50,7 +57,8 @@ def probe() -> Driver:
     smi = shutil.which("nvidia-smi")
     if smi is None and not any(Path("/dev").glob("nvidia*")) and not Path("/dev/dxg").exists():
         return Driver()
-    listed = parse_list(answer([smi, "-L"]) or "") if smi else ()
+    status, text = (ask([smi, "-L"]) if smi else None) or (0, "")
+    listed = parse_list(text)
     version = _kernel_module_version()
     if smi and version is None:
         versions = answer([smi, "--query-gpu=driver_version", "--format=csv,noheader"]) or ""
@@ -62,17 +70,43 @@ def probe() -> Driver:
         cuda=tuple(cuda["version"]) if cuda.get("version") else None,
         uuids=_union(listed, cuda.get("uuids", ())),
         trouble=cuda.get("trouble", ""),
+        refusal=" ".join(text.split())[:300] if status else "",
+        denied=denied(),
     )
 
 
+def denied(paths: Sequence[str] = ("/dev/nvidiactl",)) -> Tuple[str, ...]:
+    """Device files that exist, and that this container's cgroup forbids to open.
+
+    It costs microseconds and wakes no GPU, so it can be asked again at any time. EPERM is the
+    cgroup's answer; wrong owners and modes would be EACCES.
+    """
+    found: List[str] = []
+    for path in paths:
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
+        except OSError as error:
+            if error.errno == errno.EPERM:
+                found.append(path)
+    return tuple(found)
+
+
 def answer(command: Sequence[str], timeout_s: float = _PROBE_S) -> Optional[str]:
-    """What a command prints; ``None`` when it fails or hangs.
+    """What a command prints; ``None`` when it fails or hangs."""
+    said = ask(command, timeout_s, stderr=subprocess.DEVNULL)
+    return said[1] if said is not None and said[0] == 0 else None
+
+
+def ask(
+    command: Sequence[str], timeout_s: float = _PROBE_S, *, stderr: int = subprocess.STDOUT
+) -> Optional[Tuple[int, str]]:
+    """The exit status of a command and what it prints; ``None`` when it cannot run, or hangs.
 
     A process stuck inside the driver cannot be killed, so nobody waits for it after the deadline.
     """
     try:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr
         )
     except OSError:
         return None
@@ -81,7 +115,7 @@ def answer(command: Sequence[str], timeout_s: float = _PROBE_S) -> Optional[str]
     except subprocess.TimeoutExpired:
         process.kill()
         return None
-    return said.decode(errors="replace") if process.returncode == 0 else None
+    return process.returncode, said.decode(errors="replace")
 
 
 def parse_list(text: str) -> Tuple[str, ...]:
@@ -156,13 +190,18 @@ def driver(config: Config, found: Driver) -> Outcome:
         "version": found.version,
         "cuda": None if found.cuda is None else f"{found.cuda[0]}.{found.cuda[1]}",
         "trouble": found.trouble,
+        "refusal": found.refusal,
+        "denied": list(found.denied),
     }
-    if config.gpus is None and found.version is None:
+    if config.gpus is None and found.version is None and not found.refusal:
         return outcome("unknown", "The agent was not told whether this server has a GPU.", **facts)
     if config.gpus is not None and not config.gpus:
         return outcome("ok", "No GPU was asked for, so no driver is needed.", **facts)
     if config.gpus and not config.real_gpus:
         return outcome("ok", "The GPUs of this lab are simulated, so no driver is needed.", **facts)
+    known = _known_refusal(found)
+    if known is not None:
+        return outcome("fail", *known[1:], **facts)
     if found.version is None and found.cuda is None:
         return outcome(
             "fail", "The NVIDIA driver does not answer in your container.",
@@ -179,6 +218,67 @@ def driver(config: Config, found: Driver) -> Outcome:
         )  # fmt: skip
     runs = f" and runs programs built for CUDA {facts['cuda']}" if found.cuda else ""
     return outcome("ok", f"The NVIDIA driver {found.version or ''} answers{runs}.", **facts)
+
+
+_AGAIN = "Stop and start your server; if it happens again, tell your admin."
+
+# (words of nvidia-smi, sentence, what the student can do, what the admin can do). The first is
+# issue 48 of nvidia-container-toolkit; NVIDIA's troubleshooting page names the three ways out.
+REFUSALS: Tuple[Tuple[str, str, str, str], ...] = (
+    (
+        "Failed to initialize NVML: Unknown Error",
+        "Your server has lost its GPU: the host no longer lets this container use it.",
+        "Save your work, then stop and start your server: that brings the GPU back.",
+        "systemd takes the devices of running containers away when it reloads (systemctl "
+        "daemon-reload, an update). Give GPUs by CDI, or set Docker's cgroup driver to cgroupfs, "
+        "or make the links in /dev/char (nvidia-ctk system create-dev-char-symlinks).",
+    ),
+    (
+        "Driver/library version mismatch",
+        "The NVIDIA driver was updated under your server, which still has the old libraries.",
+        _AGAIN,
+        "Reboot the host or reload the driver's kernel modules, then regenerate the CDI "
+        "specification (nvidia-ctk cdi generate).",
+    ),
+    (
+        "GPU is lost|requires reset|Unable to determine the device handle",
+        "A GPU of your server has stopped answering.",
+        _AGAIN,
+        "Look for Xid messages in dmesg; reset the GPU or reboot the host, and take the GPU out "
+        "of service when it happens again.",
+    ),
+    (
+        "communicate with the NVIDIA driver",
+        "The NVIDIA driver is not running on the host.",
+        "Tell your admin.",
+        "Load the kernel modules (modprobe nvidia); after a kernel update, rebuild them (dkms).",
+    ),
+    (
+        "Insufficient Permissions",
+        "This container must not ask the NVIDIA driver.",
+        "Tell your admin.",
+        "Look at the modes of /dev/nvidia* on the host; the container's user needs to open them.",
+    ),
+    (
+        "libnvidia-ml",
+        "The libraries of the NVIDIA driver are missing in your container.",
+        "Tell your admin.",
+        "NVIDIA_DRIVER_CAPABILITIES needs compute and utility; with CDI, regenerate the "
+        "specification.",
+    ),
+)
+
+
+def _known_refusal(found: Driver) -> Optional[Tuple[str, str, str, str]]:
+    """The line of ``REFUSALS`` that explains why there is no GPU; ``None`` where CUDA has some."""
+    if found.denied:
+        return REFUSALS[0]
+    if found.cuda and found.uuids and not found.trouble:
+        return None
+    for row in REFUSALS:
+        if any(words in found.refusal for words in row[0].split("|")):
+            return row
+    return None
 
 
 def gpu_visible(config: Config, found: Driver) -> Outcome:

@@ -19,7 +19,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, List, Optional, Sequence, Set
+from typing import Callable, Iterator, List, Optional, Sequence, Tuple
 
 from pytorch_spawner.agent.config import Course, Smoke
 from pytorch_spawner.agent.diagnose import find_kernel
@@ -28,6 +28,7 @@ from pytorch_spawner.agent.report import Send
 MAX_LOG = 4000
 MARK = "PYTORCH_SPAWNER_SMOKE"
 _CHUNK = 256 * 1024
+_NICE = 5
 _COLOURS = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 # What ipykernel 7 says of itself, to whoever has no use for it.
 _CHATTER = re.compile(r"(?m)^\[IPKernelApp\] WARNING \| Kernel is running over TCP.*\n?")
@@ -177,10 +178,15 @@ def run_one(command: Sequence[str], folder: Path, left_s: float, deadline_s: flo
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     assert process.stdout is not None
+    with contextlib.suppress(OSError):  # so that a bomb does not starve who has to end it
+        os.setpriority(os.PRIO_PROCESS, process.pid, _NICE)
     try:
         tail = _read_until_end(process, time.monotonic() + left_s)
         status = process.poll()
     finally:
+        # Most of what it started is of its group, and ends in one step.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
         end_all(mark)
         process.stdout.close()
         process.wait()
@@ -226,33 +232,49 @@ def clean(tail: bytes) -> str:
     return text.strip()
 
 
-def end_all(mark: str, proc: Path = Path("/proc"), deadline_s: float = 10.0) -> None:
+def end_all(mark: str, proc: Path = Path("/proc"), deadline_s: float = 60.0) -> None:
     """End every process that inherited a mark, whatever session it moved to.
 
-    First all are stopped, so that none starts another while others are ended; this starts nothing
-    itself, since a bomb may have taken every process that the container may have.
+    First all are stopped, and only then ended: a bomb that has taken every process it may have
+    would fill each place that becomes free. This starts nothing itself, for the same reason.
     """
     give_up_at = time.monotonic() + deadline_s
     quiet = 0
     while quiet < 2 and time.monotonic() < give_up_at:
-        found = marked(mark, proc)
-        for number in (signal.SIGSTOP, signal.SIGKILL):
-            for pid in found:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, number)
-        quiet = 0 if found else quiet + 1
-        time.sleep(0.02)
+        stopped: List[int] = []
+        count = 0
+        for pid, state in marked(mark, proc):
+            count += 1
+            if state in "TZX":
+                stopped.append(pid)
+            else:
+                _signal(pid, signal.SIGSTOP)
+        if len(stopped) == count:
+            for pid in stopped:
+                _signal(pid, signal.SIGKILL)
+        quiet = 0 if count else quiet + 1
+        time.sleep(0.01)
 
 
-def marked(mark: str, proc: Path) -> Set[int]:
-    """Processes of this user whose environment holds the mark, without this one."""
+def _signal(pid: int, number: int) -> None:
+    """Signal a process with its whole group, in one step: no member can fork meanwhile."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        group = os.getpgid(pid)
+        if group == os.getpgrp():
+            os.kill(pid, number)
+        else:
+            os.killpg(group, number)
+
+
+def marked(mark: str, proc: Path) -> Iterator[Tuple[int, str]]:
+    """Processes of this user whose environment holds the mark, with their state; not this one."""
     wanted = f"{MARK}={mark}".encode()
-    found: Set[int] = set()
-    for folder in proc.glob("[0-9]*"):
-        with contextlib.suppress(OSError, ValueError):
-            if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                found.add(int(folder.name))
-    return found - {os.getpid()}
+    for folder in sorted(proc.glob("[0-9]*")):
+        if folder.name != str(os.getpid()):
+            with contextlib.suppress(OSError, ValueError, IndexError):
+                if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                    facts = (folder / "stat").read_bytes().rpartition(b")")[2]
+                    yield int(folder.name), facts.split()[0].decode()
 
 
 def after_sync(

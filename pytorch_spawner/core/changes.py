@@ -40,6 +40,8 @@ def say_change(what: str, subject: str, before: Any, after: Any) -> str:
         return _say_cache(subject, before, after)
     if what == "course":
         return _say_course(subject, before, after)
+    if what == "image":
+        return _say_image(subject, before, after)
     if what == "server":
         why = after.get("message", "") if isinstance(after, Mapping) else ""
         said = f', saying "{why}"' if why else ""
@@ -84,6 +86,18 @@ def _say_cache(subject: str, before: Any, after: Any) -> str:
     if after.get("promoted_at") is None:
         return f"Rolled the warm cache {of} back: starts are not given it any more."
     return f"Promoted the warm cache {of}: starts that fit are given it."
+
+
+def _say_image(subject: str, before: Any, after: Any) -> str:
+    if after is None:
+        return f"Forgot what was known of the image {subject}."
+    if not isinstance(after, Mapping):
+        return f"Scanned the image {subject}."
+    if after.get("problem"):
+        return f"Scanned the image {subject}, which failed: {after['problem']}"
+    moved = isinstance(before, Mapping) and before.get("image_id") != after.get("image_id")
+    now = f"; starts use {str(after.get('image_id', ''))[:19]} from now on" if moved else ""
+    return f"Scanned the image {subject}: {after.get('name', '')}{now}."
 
 
 def _say_course(subject: str, before: Any, after: Any) -> str:

@@ -16,6 +16,8 @@ from pytorch_spawner.errors import BadRequest
 
 ON_BUSY: Final = ("queue", "cpu", "fail")
 OPTIONS: Final = frozenset({"image", "gpus", "share", "pool", "course", "on_busy"})
+# An image by this name is the best one that fits the GPU.
+AUTO: Final = "auto"
 _SHOWN: Final = 60
 
 
@@ -53,6 +55,8 @@ class Offer:
         on_busy: What a start does that finds every GPU in use and does not say: see ``ON_BUSY``.
         granted: Most GPUs that any of the user's grants gives; None where that is not known. For
             the form: the scheduler has the last word, and better sentences.
+        unfit: Display names of images that run on none of the lab's GPUs -> why.
+        has_auto: Enough is known of the images to choose one.
     """
 
     images: Mapping[str, str]
@@ -63,6 +67,8 @@ class Offer:
     courses: Mapping[str, CourseChoice] = field(default_factory=dict)
     on_busy: str = "queue"
     granted: int | None = None
+    unfit: Mapping[str, str] = field(default_factory=dict)
+    has_auto: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +195,8 @@ def _single(key: str, value: Any) -> Any:
 def _parse_image(said: Any, offer: Offer) -> str:
     if said is None or said == "":
         return next(iter(offer.images.values()))
+    if said == AUTO and AUTO not in offer.images:
+        return AUTO if offer.has_auto else next(iter(offer.images.values()))
     if isinstance(said, str):
         if said in offer.images:
             return offer.images[said]

@@ -20,8 +20,10 @@ from pytorch_spawner.lab.ports import Start
 from pytorch_spawner.lab.settings import LabSettings
 from pytorch_spawner.lab.web import PageHandler
 
-# For how long the notebooks may be awaited once Lab answers, in seconds.
+# For how long the notebooks are awaited once Lab answers, in seconds: while they are being copied,
+# and where nobody says that they are (an image without Python has no agent).
 PATIENCE_S: Final = 60.0
+UNHEARD_S: Final = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,22 +32,30 @@ class Progress:
 
     Attributes:
         up_at: When Lab answered, Unix time in seconds; None before.
+        is_begun: The notebooks are being copied, or were.
         is_synced: The notebooks are there, or cannot be.
     """
 
     up_at: float | None = None
+    is_begun: bool = False
     is_synced: bool = False
+
+    def is_worth_waiting(self, now: float) -> bool:
+        """Whether the notebooks may still come."""
+        patience_s = PATIENCE_S if self.is_begun else UNHEARD_S
+        return not self.is_synced and now - (self.up_at or 0.0) <= patience_s
 
 
 def progress_of(events: Iterable[Event], course: str) -> Progress:
     """Read a start's journal."""
-    up_at, is_synced = None, False
+    up_at, is_begun, is_synced = None, False, False
     for event in events:
         if event.kind == "start" and event.data.get("stage") == "lab":
             up_at = event.at
         if event.kind == "course" and event.data.get("course") == course:
+            is_begun = True
             is_synced = is_synced or event.data.get("phase") in ("done", "failed")
-    return Progress(up_at, is_synced)
+    return Progress(up_at, is_begun, is_synced)
 
 
 def lab_url(settings: LabSettings, username: str, course: Course, path: str) -> str:
@@ -96,10 +106,10 @@ class Go(PageHandler):
         progress = progress_of(events, course.name)
         if progress.up_at is None and not progress.is_synced:
             self.begin(course, username, path)
-        elif progress.is_synced or ledger.now() - (progress.up_at or 0.0) > PATIENCE_S:
-            self.redirect(lab_url(settings, username, course, path))
-        else:
+        elif course.served and progress.is_worth_waiting(ledger.now()):
             self.wait(course, username, path)
+        else:
+            self.redirect(lab_url(settings, username, course, path))
 
     def begin(self, course: Course, username: str, path: str) -> None:
         """Send the person to the hub, which starts the server, or shows how far its start is."""

@@ -397,6 +397,29 @@ def test_a_file_saved_while_nbgitpuller_works_is_the_students(
     assert (root / synced.settled.conflicts["lab.ipynb"]).read_bytes() == TWO["lab.ipynb"]
 
 
+def test_a_publication_in_the_middle_of_a_sync_is_taken_whole(
+    publisher: Publisher, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    courses.sync(publisher.course(), home, print)
+    root = home / FOLDER
+    (root / "lab.ipynb").write_bytes(MINE)
+    (root / "new.ipynb").write_bytes(MINE)
+    publisher.publish(TWO)
+    third = {**TWO, "untouched.ipynb": lab("third"), "third.ipynb": lab("3"), "lab.ipynb": lab("3")}
+    real = course_git.pull
+
+    def late(bundle: Path, branch: str, target: Path, home: Path) -> None:
+        publisher.publish(third)
+        real(bundle, branch, target, home)
+
+    monkeypatch.setattr(course_git, "pull", late)
+    synced = courses.sync(publisher.course(), home, print)
+    assert synced.served == publisher.served[-1]
+    assert set(synced.settled.conflicts) == {"lab.ipynb", "new.ipynb"}
+    beside = {place: third[path] for path, place in synced.settled.conflicts.items()}
+    assert contents(root) == {**third, "lab.ipynb": MINE, "new.ipynb": MINE, **beside}
+
+
 def test_a_conflict_is_told_until_it_is_resolved_and_its_file_replaced_by_the_next(
     publisher: Publisher, home: Path
 ) -> None:

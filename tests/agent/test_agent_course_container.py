@@ -69,7 +69,8 @@ def start(pyz: Path, service: Service, publisher: Publisher) -> Iterator[Callabl
         started.append(name)
         docker(
             "create", "--name", name, "--user", USER, "--cap-drop", "ALL", "--pids-limit", "256",
-            "--security-opt", "no-new-privileges", "--add-host", "host.docker.internal:host-gateway",
+            "--security-opt", "no-new-privileges",
+            "--add-host", "host.docker.internal:host-gateway",
             "--mount", f"type=bind,source={publisher.bundle.parent},target={COURSE},readonly",
             "--tmpfs", f"/home/ana:exec,uid=12345,gid=12345,mode=700,size={size}",
             *[f"--env={key}={value}" for key, value in environment.items()],
@@ -170,7 +171,7 @@ def test_the_smoke_test_runs_in_the_image_and_a_bomb_does_not_outlive_it(
          "bomb.py": bomb}
     )  # fmt: skip
     names = ["ok.ipynb", "bad.ipynb", "bomb.py"]
-    name = start(smoke={"notebooks": names, "deadline_s": 60})
+    name = start(smoke={"notebooks": names, "deadline_s": 30})
     done = said(service, "smoke-done", 150)
     ran = [e["data"] for e in service.events if e["data"].get("phase") == "smoke"]
     assert [(one["notebook"], one["level"]) for one in ran] == [

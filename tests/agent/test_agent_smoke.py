@@ -132,7 +132,7 @@ def test_what_does_not_end_is_ended_at_the_deadline_with_all_it_started(
     assert done["level"] == "fail"
     assert len(ran["log"].encode()) <= smoke.MAX_LOG
     if source is FLOOD:
-        assert ran["log"].endswith("flood")
+        assert ran["log"].count("flood") > 500
     assert not left_over(), "nothing is left"
 
 

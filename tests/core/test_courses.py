@@ -281,11 +281,11 @@ def test_more_sessions_than_a_timetable_has_are_refused() -> None:
     ids=range(16),
 )
 def test_what_is_no_manifest_is_refused_in_a_sentence_and_soon(text: bytes) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(BadRequest) as refused:
         read_manifest(text)
     said = refused.value
-    assert time.perf_counter() - began < 3
+    assert time.process_time() - began < 3
     assert said.public_message.startswith("The course's manifest is not usable: ")
     assert said.faults
     assert all(fault.isprintable() and len(fault) < 500 for fault in said.faults)

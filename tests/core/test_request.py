@@ -48,6 +48,8 @@ NO_GPU = Offer({"Small": "lab:cpu"}, max_gpus=0, default_gpus=0)
         ),
         ({"gpus": "", "image": "", "pool": ""}, OFFER, Request("lab:cpu", 1, "any")),
         ({"on_busy": "cpu"}, OFFER, Request("lab:cpu", 1, "any", on_busy="cpu")),
+        ({"image": "auto"}, OFFER, Request("lab:cpu", 1, "any")),
+        ({"image": "auto"}, replace(OFFER, has_auto=True), Request("auto", 1, "any")),
         ({"on_busy": ""}, MIG, Request("lab:cpu", 1, "any", on_busy="fail")),
     ],
 )

@@ -161,9 +161,9 @@ def test_a_year_of_sessions_is_not_counted_out_at_every_question() -> None:
         for n in range(400)
     ]
     manifest = course(*every)
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(sessions_of(manifest, NOW + 300 * 86400, NOW + 300 * 86400 + 3600)) in range(40)
-    assert time.perf_counter() - began < 0.2
+    assert time.process_time() - began < 0.2
 
 
 # -- calendars -----------------------------------------------------------------------------------
@@ -362,9 +362,9 @@ DAMAGED = "Left out: E, because it is damaged"
     ids=range(17),
 )
 def test_one_odd_event_takes_no_other_with_it_and_is_said(one: str, note: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     said = read_ics(calendar(one, FINE), 8, NOW)
-    assert time.perf_counter() - began < 2
+    assert time.process_time() - began < 2
     assert "Lecture" in [one.title for one in said.timetable.sessions]
     assert [note in one for one in said.notes] == [True]
 
@@ -412,12 +412,12 @@ def test_one_odd_event_takes_no_other_with_it_and_is_said(one: str, note: str) -
     ids=lambda value: value[:40] if isinstance(value, str) and "BEGIN" not in value else "",
 )
 def test_a_calendar_that_cannot_be_used_says_why_at_once(text: str | bytes, says: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(BadRequest) as refused:
         read_ics(text, 8, NOW)
     assert refused.value.public_message.startswith("The calendar cannot be used: ")
     assert says in refused.value.public_message
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_more_sessions_than_a_timetable_has_are_cut_and_it_is_said() -> None:

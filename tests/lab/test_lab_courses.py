@@ -498,17 +498,43 @@ async def test_a_link_starts_the_server_and_comes_back(site: Site, events: Any) 
     assert answer.headers["Location"] == "/user/ana/lab/tree/cv/a%26b.ipynb"
 
 
+BEGIN = ("course", {"phase": "begin", "course": "cv"})
+FAILED = ("course", {"phase": "failed", "course": "cv"})
+OTHERS = ("course", {"phase": "done", "course": "nlp"})
+
+
+@pytest.mark.parametrize(
+    ("events", "after_s", "is_waiting"),
+    [
+        ((UP, BEGIN), 50, True),
+        ((UP, BEGIN), 61, False),
+        ((UP,), 10, True),
+        ((UP,), 16, False),
+        ((UP, BEGIN, OTHERS), 10, True),
+        ((UP, BEGIN, FAILED), 0, False),
+        ((BEGIN, DONE), 0, False),
+    ],
+    ids=str,
+)
 async def test_a_link_waits_for_the_notebooks_but_not_for_ever(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+    site: Site, monkeypatch: pytest.MonkeyPatch, events: Any, after_s: float, is_waiting: bool
 ) -> None:
-    start(site, "ana", "cv", UP, ("course", {"phase": "begin", "course": "cv"}))
-    answer = await site.get("go/cv/a.ipynb?started=1", token="ana-page")
-    assert (answer.status, answer.headers["Refresh"]) == (200, "2")
-    assert "are being copied" in answer.text
-    now = site.ledger.now() + 61
+    start(site, "ana", "cv", *events)
+    now = site.ledger.now() + after_s
     monkeypatch.setattr(site.ledger, "now", lambda: now)
     answer = await site.get("go/cv/a.ipynb?started=1", token="ana-page")
-    assert answer.headers["Location"] == "/user/ana/lab/tree/cv/a.ipynb"
+    if is_waiting:
+        assert (answer.status, answer.headers["Refresh"]) == (200, "2")
+        assert "are being copied" in answer.text
+    else:
+        assert answer.headers["Location"] == "/user/ana/lab/tree/cv/a.ipynb"
+
+
+async def test_nobody_waits_for_a_course_that_was_never_published(site: Site) -> None:
+    site.hub.add("zoe-page", "zoe", ENTER)
+    start(site, "zoe", "nlp", UP)
+    answer = await site.get("go/nlp", token="zoe-page")
+    assert answer.headers["Location"] == "/user/zoe/lab/tree/nlp"
 
 
 @pytest.mark.parametrize(("name", "words"), [("", "without a course"), ("nlp", "Language")])

@@ -239,7 +239,8 @@ export function memberCard({ name, title, folder, next_session: next, link, is_s
       ? h(
           "p",
           { class: "lab-sub mt-2 mb-0" },
-          "You are named as staff of this course, but your account may not manage courses. An admin of the lab can give you that right (custom:lab:instruct).",
+          "You are named as staff of this course, but your account may not manage courses. ",
+          "An admin of the lab can give you that right (custom:lab:instruct).",
         )
       : "",
   );

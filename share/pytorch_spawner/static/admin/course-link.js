@@ -38,7 +38,8 @@ export function openLink({ title, link }) {
       h(
         "p",
         {},
-        "Whoever belongs to the course and follows it gets a server with the course's image, GPU and notebooks, and the file opens. Others are told who can add them.",
+        "Whoever belongs to the course and follows it gets a server with the course's image, GPU and notebooks, ",
+        "and the file opens. Others are told who can add them.",
       ),
       file.node,
       address.node,

@@ -16,7 +16,8 @@ export function studentTable({ title, name }, read) {
       h(
         "p",
         { class: "mb-0" },
-        "Nobody belongs to this course yet. Name groups or users under members in the manifest; their next start can then be for this course.",
+        "Nobody belongs to this course yet. Name groups or users under members in the manifest; ",
+        "their next start can then be for this course.",
       ),
     ].filter(Boolean);
   }

@@ -44,7 +44,8 @@ export function openTimetable({ course, save, take }) {
       h(
         "p",
         { class: "lab-small" },
-        "Ten minutes before a session its seats are kept for the class; whoever has not come ten minutes after its start gives the seat back. At all other times the seats are everybody's.",
+        "Ten minutes before a session its seats are kept for the class; whoever has not come ten minutes after its ",
+        "start gives the seat back. At all other times the seats are everybody's.",
       ),
       alert,
       list,

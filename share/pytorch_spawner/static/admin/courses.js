@@ -111,7 +111,8 @@ function emptyState() {
     h(
       "p",
       {},
-      "A course is one manifest: where the notebooks are, the image, the GPU, and who belongs to it. The lab fetches and checks the notebooks, ",
+      "A course is one manifest: where the notebooks are, the image, the GPU, and who belongs to it. ",
+      "The lab fetches and checks the notebooks, ",
       "runs them once as a student would and compiles what they need beforehand. A student then starts with everything in place.",
     ),
     h("p", { class: "lab-chips" }, example, add),
@@ -260,7 +261,10 @@ async function stop(page, { name, title, task }) {
 async function remove(page, { name, title, etag }) {
   const isSure = await confirmDialog({
     title: `Remove ${title}?`,
-    text: "Nobody can start it any more, and what is known of its students' copies is forgotten. The files in their homes stay. Download its manifest first (under Details) if you may want it back.",
+    text: [
+      "Nobody can start it any more, and what is known of its students' copies is forgotten.",
+      "The files in their homes stay. Download its manifest first (under Details) if you may want it back.",
+    ].join(" "),
     label: "Remove",
     danger: true,
   });

@@ -27,8 +27,12 @@ CHECKS: Tuple[Check, ...] = (
     Check(
         "home-writable",
         "Can files be saved in the home directory?",
-        "fail: nothing can be written; warn: it belongs to somebody else, or less than 512 MiB or "
-        "1000 files are left",
+        "fail: nothing can be written; warn: it belongs to somebody else",
+    ),
+    Check(
+        "home-space",
+        "How much still fits into the home directory, in bytes and in files?",
+        "fail: no space or no inodes are left; warn: less than 512 MiB or 1000 files",
     ),
     Check(
         "shm",
@@ -41,6 +45,11 @@ CHECKS: Tuple[Check, ...] = (
         "fail: the kernel's Python does not exist; warn: they differ",
     ),
     Check(
+        "pip-user",
+        "Are packages that `pip install` brings kept in the home directory?",
+        "warn: they are lost when the server stops, not found by notebooks, or refused",
+    ),
+    Check(
         "hub-reachable",
         "Does JupyterHub answer from inside the container?",
         "fail: it does not; unknown: no hub started this container",
@@ -48,12 +57,31 @@ CHECKS: Tuple[Check, ...] = (
     Check(
         "driver",
         "Does the NVIDIA driver answer?",
-        "fail: a GPU was asked for and no driver answers; unknown: nobody told the agent",
+        "fail: a GPU was asked for and no driver answers, or the host took the GPU away from the "
+        "running container; unknown: nobody told the agent",
     ),
     Check(
         "gpu-visible",
         "Are exactly the GPUs visible that this server holds?",
         "fail: fewer, others, or more; warn: the GPUs are simulated",
+    ),
+    Check(
+        "gpu-health",
+        "Is the GPU cool, at full speed and without memory errors?",
+        "fail: uncorrected memory errors, or a GPU that is lost; warn: hot, slowed down, a repair "
+        "of its memory is due, or serious Xid errors since the host's start; unknown: the driver "
+        "does not say",
+    ),
+    Check(
+        "gpu-link",
+        "Is the link between GPU and computer as wide and fast as both can?",
+        "warn: fewer PCIe lanes, or under load an older PCIe generation; unknown: the driver does "
+        "not say",
+    ),
+    Check(
+        "gpu-limit",
+        "How much of the GPU may this server use, and is that limit hard?",
+        "warn: a slot without any limit; unknown: nobody told the agent",
     ),
     Check(
         "torch",
@@ -80,9 +108,45 @@ CHECKS: Tuple[Check, ...] = (
         needs_torch=True,
     ),
     Check(
+        "convolution",
+        "Does a convolution give the right numbers, with cuDNN?",
+        "fail: it gives wrong ones, or none; warn: there is no cuDNN",
+        needs_torch=True,
+    ),
+    Check(
+        "precision",
+        "Which of float16, bfloat16 and TF32 has the GPU, and are their products right?",
+        "fail: wrong numbers, or none",
+        needs_torch=True,
+    ),
+    Check(
+        "cuda-graph",
+        "Can CUDA graphs be recorded and replayed?",
+        "fail: they cannot, or give other numbers",
+        needs_torch=True,
+    ),
+    Check(
+        "data-loader",
+        "Can a DataLoader with two workers send batches through `/dev/shm`?",
+        "fail: it raises or hangs, or the numbers arrive changed",
+        needs_torch=True,
+    ),
+    Check(
         "compile",
         "Does `torch.compile` really compile?",
         "fail: it raises, or runs uncompiled; warn: a part stays uncompiled, or errors are hidden",
+        needs_torch=True,
+    ),
+    Check(
+        "export",
+        "Can a network be exported with `torch.export`, saved, and loaded again?",
+        "fail: it cannot, or gives other numbers; warn: PyTorch is too old",
+        needs_torch=True,
+    ),
+    Check(
+        "several-gpus",
+        "Do several GPUs compute together, and how fast do they exchange numbers?",
+        "fail: NCCL raises, hangs or adds up wrongly; warn: PyTorch has no NCCL",
         needs_torch=True,
     ),
 )

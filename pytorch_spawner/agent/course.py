@@ -282,8 +282,10 @@ class Copy:
             if before[path] not in (MISSING, OTHER) and path not in tracked:
                 self.root.joinpath(path).unlink()
         absent = [path for path in tracked if not os.path.lexists(self.root / path)]
+        pulled = served
         try:
             git.pull(Path(self.course.bundle), self.course.branch, self.root, self.home)
+            pulled = store.git("rev-parse", f"origin/{self.course.branch}").decode().strip()
         except GitTrouble as error:
             log(f"nbgitpuller gave up: {error}")
             if os.path.lexists(self.root / ".git" / "MERGE_HEAD"):
@@ -292,7 +294,6 @@ class Copy:
         # It brings deleted files back before it merges them away, or finds that it cannot.
         for path in set(absent) - set(view.new):
             remove(self.root, path, tracked[path])
-        pulled = store.try_git("rev-parse", f"refs/remotes/origin/{self.course.branch}") or served
         if pulled != served:
             view.new = store.tree(pulled)
             now = view.look()

@@ -167,6 +167,11 @@ def kernel_python(environ: Mapping[str, str], prefix: str, executable: str) -> O
     return outcome("ok", "Notebooks and the terminal use the same Python.", **facts)
 
 
+def notebooks_python(environ: Mapping[str, str], prefix: str, executable: str) -> Optional[str]:
+    """The interpreter of notebooks; ``None`` when it does not exist. See ``kernel_python``."""
+    return shutil.which(find_kernel(environ, prefix, executable)[1], path=environ.get("PATH"))
+
+
 def find_kernel(
     environ: Mapping[str, str], prefix: str, executable: str
 ) -> Tuple[Optional[str], str]:

@@ -184,7 +184,7 @@ def parse(text: str, names: Sequence[str]) -> Tuple[Reading, ...]:
     for cells in csv.reader(text.splitlines(), skipinitialspace=True):
         if len(cells) != len(names) or not names:
             continue
-        values = {name: _READERS[name](cell.strip()) for name, cell in zip(names, cells)}
+        values = {name: _READERS[name](cells[place].strip()) for place, name in enumerate(names)}
         if not re.match(r"(GPU|MIG)-", str(values.get("uuid"))):
             continue
         gone = [c for c in cells if "GPU is lost" in c or "requires reset" in c]
@@ -208,8 +208,9 @@ def with_remapped(rows: Sequence[Reading], text: str) -> Tuple[Reading, ...]:
 
 
 def mine(rows: Sequence[Reading], config: Config) -> Tuple[Reading, ...]:
-    """The rows of the leased GPUs. For MIG instances nvidia-smi only has those they are cut from,
-    and the container sees no others.
+    """The rows of the leased GPUs.
+
+    Of MIG instances, nvidia-smi has only the GPUs they are cut from; the container sees no others.
     """
     if config.gpus is None or any(gpu.uuid.startswith("MIG-") for gpu in config.real_gpus):
         return tuple(rows)
@@ -355,7 +356,7 @@ def gpu_link(config: Config, rows: Optional[Sequence[Reading]]) -> Outcome:
     if early is not None or rows is None:
         return early or outcome("unknown", "")
     names = ("uuid", "link_gen", "link_gen_max", "link_width", "link_width_max", "utilisation_pct")
-    facts = {"gpus": [{name: getattr(row, name) for name in names} for row in rows]}
+    facts: Dict[str, Any] = {"gpus": [{name: getattr(row, name) for name in names} for row in rows]}
     remedy = "Your programs work; those that load much data to the GPU take longer."
     for row in rows:
         if row.link_width and row.link_width_max and row.link_width < row.link_width_max:

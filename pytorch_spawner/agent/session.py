@@ -8,9 +8,19 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from pytorch_spawner.agent import child, course_watch, diagnose, gpus, seed, smoke
+from pytorch_spawner.agent import (
+    child,
+    course_watch,
+    diagnose,
+    gpus,
+    health,
+    limits,
+    seed,
+    smoke,
+    storage,
+)
 from pytorch_spawner.agent.codes import CODES, TORCH_CODES, Outcome, done, outcome, worst
 from pytorch_spawner.agent.config import Config, as_job
 from pytorch_spawner.agent.course_watch import Watch
@@ -158,13 +168,32 @@ def _cheap_checks(config: Config, tell: Send) -> gpus.Driver:
     def visible() -> Outcome:
         return gpus.gpu_visible(config, found[0] if found else gpus.Driver())
 
+    readings: List[Optional[Tuple[health.Reading, ...]]] = []
+
+    def well() -> Outcome:
+        # A driver that gave no list of GPUs would take its time to say so again.
+        may_answer = found and not found[0].refusal and config.may_use_gpu
+        readings.append(health.look(config) if may_answer else ())
+        buses = [row.bus for row in readings[0] or ()]
+        return health.gpu_health(config, readings[0], health.xids(buses))
+
+    def link() -> Outcome:
+        return health.gpu_link(config, readings[0] if readings else ())
+
     checks: Dict[str, Callable[[], Outcome]] = {
         "home-writable": lambda: diagnose.home_writable(home, os.getuid()),
+        "home-space": lambda: storage.home_space(home),
         "shm": lambda: diagnose.shared_memory(config.shm_expected_mib),
         "kernel-python": lambda: diagnose.kernel_python(environ, sys.prefix, sys.executable),
+        "pip-user": lambda: storage.pip_user(
+            diagnose.notebooks_python(environ, sys.prefix, sys.executable), home, environ
+        ),
         "hub-reachable": lambda: diagnose.hub_reachable(environ.get("JUPYTERHUB_API_URL")),
         "driver": driver,
         "gpu-visible": visible,
+        "gpu-health": well,
+        "gpu-link": link,
+        "gpu-limit": lambda: limits.gpu_limit(config, environ),
     }
     for code, check in checks.items():
         # The driver's probe asks up to three programs, each with its own deadline.

@@ -62,8 +62,8 @@ def home_space(home: Optional[str]) -> Outcome:
     return outcome("ok", f"Your home directory has room for {size} more.", **facts)
 
 
-# Asks a Python where it looks for packages. Nothing of the student's is imported: only modules that
-# are built in, or loaded before any path of theirs counts.
+# Asks a Python where it looks for packages. A module of the student's with one of these names makes
+# the answer unknown.
 _ASK = """
 import sys
 sys.path = [path for path in sys.path if path]

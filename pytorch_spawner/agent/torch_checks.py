@@ -9,13 +9,12 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from pytorch_spawner.agent import evidence
+from pytorch_spawner.agent import evidence, features
 from pytorch_spawner.agent.codes import TORCH_CODES, Outcome, done, outcome
 from pytorch_spawner.agent.config import Config, from_job
 from pytorch_spawner.agent.report import Send
 
 _MIB = 1024 * 1024
-_NO_GPU = "This server has no GPU: PyTorch computes on the CPU."
 
 # CUDA's major version to the oldest Linux driver that runs it, by minor-version compatibility.
 # Source: CUDA Toolkit Release Notes 13.0, table 2; CUDA Compatibility, "Minor Version".
@@ -64,7 +63,7 @@ def run(job: Dict[str, Any], emit: Send) -> None:
 def _one(bench: Bench, check: Callable[[Bench], Outcome]) -> Outcome:
     if check is not _torch and bench.torch is None:
         return outcome("unknown", "Not checked, because there is no PyTorch to check.")
-    if check in (_tensor, _compile) and bench.lost_gpu:
+    if check in _ON_GPU and bench.lost_gpu:
         return outcome("unknown", "Not checked, because PyTorch does not find your GPU.")
     try:
         return check(bench)
@@ -127,7 +126,7 @@ def _driver_fits(bench: Bench) -> Outcome:
     built, driver = bench.torch.version.cuda, bench.cuda_of_driver
     facts = {"torch_cuda": built, "driver_cuda": None if driver is None else list(driver)}
     if not bench.config.may_use_gpu or (not bench.config.real_gpus and bench.device == "cpu"):
-        return outcome("ok", _NO_GPU, **facts)
+        return outcome("ok", features.NO_GPU, **facts)
     if not built:
         return outcome(
             "fail", "This image's PyTorch was built without CUDA, so it cannot use your GPU.",
@@ -164,7 +163,7 @@ def _gpu_name_memory(bench: Bench) -> Outcome:
     if bench.lost_gpu:
         return outcome("fail", "PyTorch finds no GPU.", "See the checks above.")
     if bench.device == "cpu":
-        return outcome("ok", _NO_GPU, device_name=_device_name(bench))
+        return outcome("ok", features.NO_GPU, device_name=_device_name(bench))
     cuda = bench.torch.cuda
     seen = [_describe(cuda, index) for index in range(cuda.device_count())]
     built_for = list(cuda.get_arch_list())
@@ -310,5 +309,16 @@ CHECKS: Mapping[str, Callable[[Bench], Outcome]] = {
     "driver-fits": _driver_fits,
     "gpu-name-memory": _gpu_name_memory,
     "tensor": _tensor,
+    "convolution": features.convolution,
+    "precision": features.precision,
+    "cuda-graph": features.cuda_graph,
+    "data-loader": features.data_loader,
     "compile": _compile,
+    "export": features.export,
+    "several-gpus": features.several_gpus,
 }
+# These would silently say something of the CPU where the GPU is lost.
+_ON_GPU = (
+    _tensor, features.convolution, features.precision, features.cuda_graph, _compile,
+    features.several_gpus,
+)  # fmt: skip

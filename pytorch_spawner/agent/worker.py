@@ -115,6 +115,14 @@ def _torch_checks() -> None:
     _leave_at_once()
 
 
+def _peers() -> None:
+    from pytorch_spawner.agent import child, peers
+
+    job, emit = child.begin()
+    peers.run(job, emit)
+    _leave_at_once()
+
+
 def _warmup() -> None:
     from pytorch_spawner.agent import child, warmup
 
@@ -139,6 +147,7 @@ ROLES: Dict[str, Callable[[], None]] = {
     "course-turn": _course_turn,
     "cuda": _cuda,
     "torch-checks": _torch_checks,
+    "peers": _peers,
     "warmup": _warmup,
     "warm-target": _warm_target,
 }

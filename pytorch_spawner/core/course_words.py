@@ -103,7 +103,7 @@ def verdict(course: Course, *, stale: bool | None = None) -> tuple[str, str]:
         said = f"{first} the last preload failed at {_LABELS[failed.name].lower()}."
         return "bad", f"{said} {failed.message}".strip()
     if course.preloaded_at is None:
-        return "bad", "Not ready: it was never preloaded. Preload it, then publish it."
+        return "bad", "Not ready: it was never preloaded. The first preload also publishes it."
     if is_stale(course) if stale is None else stale:
         return "warn", "The manifest was changed after the last preload: preload it again."
     if not course.served:

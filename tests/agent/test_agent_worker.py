@@ -43,7 +43,8 @@ def test_everything_is_reported_in_order_and_a_missing_pytorch_is_named(
     plan = service.events[0]["data"]
     assert plan == {"code": "", "phase": "plan", "codes": list(CODES)}
     assert tuple(checks) == CODES
-    cheap = {code: checks[code]["level"] for code in CODES if code not in TORCH_CODES}
+    # Where pip installs is the business of the Python that runs the tests.
+    cheap = {c: checks[c]["level"] for c in CODES if c not in (*TORCH_CODES, "pip-user")}
     assert set(cheap.values()) == {"ok"}, checks
     assert checks["torch"]["sentence"] == "This image has no PyTorch."
     assert {checks[code]["level"] for code in TORCH_CODES[1:]} == {"unknown"}

@@ -130,7 +130,7 @@ async def test_the_card_says_still_copying_until_the_notebooks_are_there(lab, pa
     start = tell(lab, [*UP, BEGIN])
     await open_page(lab, page)
     await expect(card_of(page).get_by_text("Still copying the course's notebooks")).to_be_visible()
-    await expect(page.get_by_text("notebooks are still being copied; you can start")).to_be_visible()
+    await expect(page.get_by_text("still being copied; you can start")).to_be_visible()
     go_on(lab, start, [done()])
     said = card_of(page).get_by_text("up to date, commit 4f1c2a0, 12 files", exact=True)
     await expect(said).to_be_visible()

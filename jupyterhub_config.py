@@ -51,6 +51,15 @@ c.DummyAuthenticator.password = demo_password(lab_dir, f"http://127.0.0.1:{port}
 c.Authenticator.allow_all = True
 c.Authenticator.admin_users = {"admin"}
 
+# Who prepares courses: admins, and whoever is in this group. Your authenticator may fill it.
+c.JupyterHub.load_groups = {"instructors": {"users": ["instructor"]}}
+c.JupyterHub.load_roles.append(
+    {"name": "instructor", "groups": ["instructors"], "scopes": ["custom:lab:instruct"]}
+)
+
+# Data sets that courses may ask for by name; each is mounted read-only.
+# c.PyTorchSpawner.course_data = {"imagenet": "/srv/data/imagenet"}
+
 # A class starts at nine. The hub's own limit of starts (JupyterHub.concurrent_spawn_limit, 100)
 # counts those who only queue for a GPU, and refuses whoever comes after. So it is off (add_lab does
 # that), and this one bounds how many containers are started at a time.

@@ -295,7 +295,7 @@ class Dispatcher:
         containers = await lab.in_lane("queue", lambda: engine.list_containers(lab.client, lab.hub))
         running = [container for container in containers if container.is_running]
         joined = {start_id for start_id, waiter in self._waiters.items() if waiter.has_joined}
-        planned = await self._planned()
+        planned = await self._planned(rules.policy)
 
         def decide(state: QueueState) -> Decisions:
             seen = lay_out(state, inventory, running)
@@ -312,12 +312,13 @@ class Dispatcher:
         decisions, leases = await lab.call(lambda ledger: ledger.decide(lab.hub, decide))
         self._tell(joined, decisions, leases)
 
-    async def _planned(self) -> tuple[Seats, ...]:
+    async def _planned(self, policy: Policy) -> tuple[Seats, ...]:
         """The seats of all sessions of these hours."""
         at, planned = self._classes
         if time.monotonic() - at > _CLASSES_S:
             try:
-                planned = await self._lab.call(lambda ledger: plan_seats(ledger, self._lab.hub))
+                hub = self._lab.hub
+                planned = await self._lab.call(lambda ledger: plan_seats(ledger, hub, policy))
             except LabError:
                 raise
             except Exception:  # a course that cannot be read must not keep everybody from a GPU
@@ -380,7 +381,7 @@ def lay_out(
     return with_settings(inventory, state.settings, in_force)
 
 
-def plan_seats(ledger: Ledger, hub: str) -> tuple[Seats, ...]:
+def plan_seats(ledger: Ledger, hub: str, policy: Policy | None = None) -> tuple[Seats, ...]:
     """What the sessions of the next hours keep, of all courses that have a timetable.
 
     Raises:
@@ -394,7 +395,7 @@ def plan_seats(ledger: Ledger, hub: str) -> tuple[Seats, ...]:
             # Who is a student by a group is not known here: whoever had a copy once is.
             is_counted = any(slot.seats is None for slot in slots)
             seen = ledger.students(hub, course.name) if is_counted else ()
-            planned += seats_of(course.manifest, [one.username for one in seen], now)
+            planned += seats_of(course.manifest, [one.username for one in seen], now, policy)
     return tuple(planned)
 
 

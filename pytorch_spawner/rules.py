@@ -54,6 +54,8 @@ def rules_of(spawner: LabTraits, lab: Lab) -> Rules:
             preference=spawner.preference,
             patience_s=spawner.patience_s,
             max_lease_s=spawner.max_lease_s or None,
+            class_early_s=spawner.class_early_s,
+            class_late_s=spawner.class_late_s,
         ),
         of_groups={group.name: group_grant(group, default_count) for group in spawner.user.groups},
     )

@@ -151,6 +151,30 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
         """,
     )
 
+    class_early_s = Float(
+        600,
+        min=0,
+        config=True,
+        help="""
+        Seconds before a class begins from which on its seats are kept for its students. Default:
+        600. The timetable is in the course's manifest.
+
+        Example: ``c.PyTorchSpawner.class_early_s = 1200``
+        """,
+    )
+
+    class_late_s = Float(
+        600,
+        min=0,
+        config=True,
+        help="""
+        Seconds after a class began until which seats that nobody took are kept; then they are
+        everybody's. Default: 600.
+
+        Example: ``c.PyTorchSpawner.class_late_s = 300``
+        """,
+    )
+
     max_lease_s = Integer(
         0,
         min=0,

@@ -7,11 +7,13 @@ has in its keys.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import io
-from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Tuple
+import signal
+from typing import TYPE_CHECKING, Any, Dict, Iterator, List, Mapping, NoReturn, Tuple
 
-from pytorch_spawner.agent import child, evidence
+from pytorch_spawner.agent import child
 from pytorch_spawner.agent.codes import Outcome, outcome
 
 if TYPE_CHECKING:
@@ -32,7 +34,9 @@ _LOADER_CAUSES: Tuple[Tuple[str, str, str], ...] = (
         "Start the containers with a larger shm_size.",
     ),
     (
-        "unable to open shared memory object|unable to mmap|shm_open",
+        # The last two are what Python says of its semaphores, which lie there too.
+        "unable to open shared memory object|unable to mmap|shm_open|FileNotFoundError|"
+        "PermissionError",
         "There is no usable shared memory, so loading data with workers stops with an error",
         "Give the containers a /dev/shm that their users may write.",
     ),
@@ -47,9 +51,14 @@ _LOADER_CAUSES: Tuple[Tuple[str, str, str], ...] = (
         "Raise pids_limit of the containers.",
     ),
     (
-        "DataLoader timed out",
+        "exited unexpectedly",
+        "The workers that load data end before they are done",
+        "See the container's pids_limit and memory, and dmesg for a killed process.",
+    ),
+    (
+        "timed out",
         "The workers that load data do not answer",
-        "Look at the host's load and memory.",
+        "See the container's pids_limit, and the host's load and memory.",
     ),
 )
 
@@ -158,18 +167,15 @@ def cuda_graph(bench: Bench) -> Outcome:
 
 def data_loader(bench: Bench) -> Outcome:
     """Load ``_BATCHES`` batches, float32 [4, 256 Ki] each, with two workers over ``/dev/shm``."""
-    torch = bench.torch
-    data = importlib.import_module("torch.utils.data")
-    numbers = [torch.full((_FLOATS,), float(place)) for place in range(_BATCHES * _BATCH)]
-    try:
-        # By fork, whatever the Python's default: the others import the kernel's main program.
-        loader = data.DataLoader(
-            numbers, batch_size=_BATCH, num_workers=2, timeout=_LOADER_S,
-            multiprocessing_context="fork",
-        )  # fmt: skip
-        sums = [float(batch.double().sum()) for batch in loader]
-    except Exception as error:  # noqa: BLE001 (whatever torch raises is the finding)
-        return _loader_trouble(error)
+    sums: List[float] = []
+    text = ""
+    with _at_most(_LOADER_S + 1):
+        try:
+            sums = _load(bench.torch)
+        except Exception as error:  # noqa: BLE001 (whatever torch raises is the finding)
+            text = f"{type(error).__name__}: {error}"
+    if text:
+        return _loader_trouble(text)
     right = [
         float(_FLOATS * sum(range(first, first + _BATCH)))
         for first in range(0, _BATCHES * _BATCH, _BATCH)
@@ -181,10 +187,43 @@ def data_loader(bench: Bench) -> Outcome:
     return outcome("ok", "Data can be loaded with several workers.")
 
 
-def _loader_trouble(error: Exception) -> Outcome:
-    text = f"{type(error).__name__}: {error}"
+def _load(torch: Any) -> List[float]:
+    """The sums of the batches, as they arrive."""
+    data = importlib.import_module("torch.utils.data")
+    numbers = [torch.full((_FLOATS,), float(place)) for place in range(_BATCHES * _BATCH)]
+    # By fork, as on Linux before Python 3.14: the other ways import the main program again.
+    loader = data.DataLoader(
+        numbers, batch_size=_BATCH, num_workers=2, timeout=_LOADER_S,
+        multiprocessing_context="fork",
+    )  # fmt: skip
+    return [float(batch.double().sum()) for batch in loader]
+
+
+@contextlib.contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """Raise ``TimeoutError`` in what hangs, and again in its clean-up; main thread only.
+
+    Where no process or thread can be started, a DataLoader may wait for ever, and the deadline of
+    the whole worker would leave the checks after this one undone.
+    """
+
+    def late(number: int, frame: object) -> NoReturn:
+        raise TimeoutError("the workers timed out")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 2.0)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _loader_trouble(text: str) -> Outcome:
     known = (row for row in _LOADER_CAUSES if any(word in text for word in row[0].split("|")))
-    sentence, admin = next(((row[1], row[2]) for row in known), evidence.cause(error))
+    sentence, admin = next(
+        ((row[1], row[2]) for row in known), (f"PyTorch says {first_line(text)}", "")
+    )
     return outcome("fail", f"{sentence}.", "Use num_workers=0 in your DataLoader.", admin,
                    error=text[:500])  # fmt: skip
 
@@ -252,12 +291,10 @@ def judge_peers(count: int, told: List[Dict[str, Any]], ended: child.Ended) -> O
     remedy = "Train on one GPU (CUDA_VISIBLE_DEVICES=0); tell your admin."
     errors = [str(one["error"]) for one in told if one.get("error")]
     if errors:
-        sentence, admin = evidence.cause(RuntimeError(errors[0]))
         return outcome(
-            "fail", f"Your {count} GPUs cannot train together: {sentence[:1].lower()}"
-            f"{sentence[1:]}.", remedy,
-            admin or "Try it with NCCL_DEBUG=INFO; /dev/shm too small, PCIe ACS and IOMMU are "
-            "the usual causes.", error=errors[0][:500], **facts,
+            "fail", f"Your {count} GPUs cannot train together: {first_line(errors[0])}.", remedy,
+            "Try it with NCCL_DEBUG=INFO; too small a /dev/shm, PCIe ACS and the IOMMU are the "
+            "usual causes.", error=errors[0][:500], **facts,
         )  # fmt: skip
     if ended.late or len(told) < count:
         return outcome(
@@ -276,6 +313,12 @@ def judge_peers(count: int, told: List[Dict[str, Any]], ended: child.Ended) -> O
     pairs = [pair for row in direct or [] for pair in row]
     how = "" if not pairs or all(pairs) else "; not all reach each other directly"
     return outcome("ok", f"Your {count} GPUs compute together{by}{how}.", **facts)
+
+
+def first_line(text: str) -> str:
+    """The first line with anything on it, short enough for a sentence and without its full stop."""
+    found = next((line.strip() for line in text.splitlines() if line.strip()), "nothing")
+    return found[:160].rstrip(".: ")
 
 
 def _and(names: List[str]) -> str:

@@ -73,8 +73,9 @@ class Source(_Strict):
     def _is_url(cls, said: str) -> str:
         if said and not re.fullmatch(r"(https?|ssh|git)://[^\s\x00-\x1f]+", said):
             raise ValueError("a URL that begins with https://, http://, ssh:// or git://")
-        if re.match(r"^[a-z]+://[^/]*:[^/@]*@", said):
-            raise ValueError("no password in the URL: whoever may see the course would see it")
+        # A user alone may be a token, too; ssh needs one, and no password goes with it.
+        if re.match(r"^(https?|git)://[^/]*@|^[a-z]+://[^/]*:[^/@]*@", said):
+            raise ValueError("no user or password in the URL: whoever sees the course would see it")
         return said
 
     @field_validator("branch")

@@ -20,12 +20,10 @@ from pytorch_spawner.core.entitlement import kind_of
 from pytorch_spawner.core.forecast import Forecast
 from pytorch_spawner.core.grants import GrantBook, covers
 from pytorch_spawner.core.placement import Board, Device, Kind
-from pytorch_spawner.core.tickets import Ticket
+from pytorch_spawner.core.tickets import Policy, Ticket
 from pytorch_spawner.core.timetable import Session, local, sessions_of, zone_of
 from pytorch_spawner.core.warmcache import WARMER
 
-EARLY_S: Final = 600.0
-LATE_S: Final = 600.0
 # Accounts of the service's own: what they try for a course takes no student's seat.
 _NOBODYS: Final = (SMOKER, WARMER)
 
@@ -61,17 +59,21 @@ class Seats:
     users: tuple[str, ...] = ()
 
 
-def seats_of(manifest: Manifest, seen: Collection[str], now: float) -> tuple[Seats, ...]:
+def seats_of(
+    manifest: Manifest, seen: Collection[str], now: float, policy: Policy | None = None
+) -> tuple[Seats, ...]:
     """What a course's sessions of these hours keep, by time.
 
     Args:
         manifest: Of the course.
         seen: Names of all who ever had a copy of it.
         now: Unix time in seconds.
+        policy: How long before and after the beginning.
 
     Returns:
         With all their seats; a day's, so that it need not be asked for at every decision.
     """
+    policy = policy or Policy()
     members, wanted = manifest.members, manifest.request
     each = 1 if wanted.gpus is None else wanted.gpus
     if not each:
@@ -90,16 +92,17 @@ def seats_of(manifest: Manifest, seen: Collection[str], now: float) -> tuple[Sea
         users=members.users,
     )
     day_s = 24 * 3600.0
-    found = (_around(one, everybody, manifest) for one in sessions_of(manifest, now, now + day_s))
+    meets = sessions_of(manifest, now, now + day_s)
+    found = (_around(one, everybody, manifest, policy) for one in meets)
     return tuple(one for one in found if one.count and now < one.until)
 
 
-def _around(session: Session, everybody: Seats, manifest: Manifest) -> Seats:
-    until = min(session.starts_at + LATE_S, session.ends_at)
+def _around(session: Session, everybody: Seats, manifest: Manifest, policy: Policy) -> Seats:
+    until = min(session.starts_at + policy.class_late_s, session.ends_at)
     return replace(
         everybody,
         count=everybody.count if session.seats is None else session.seats,
-        since=session.starts_at - EARLY_S,
+        since=session.starts_at - policy.class_early_s,
         until=until,
         clock=f"{local(until, zone_of(manifest)):%H:%M %Z}",
     )

@@ -111,12 +111,16 @@ class Policy:
         max_lease_s: Longest lease; None for no limit.
         usage_step_h: Past use counts in steps of this many GPU-hours, so that arrival decides
             among people who used about the same.
+        class_early_s: So long before a class begins its seats are kept.
+        class_late_s: So long after its beginning.
     """
 
     preference: str = "pack"
     patience_s: float = 4 * 3600.0
     max_lease_s: int | None = None
     usage_step_h: float = 0.5
+    class_early_s: float = 600.0
+    class_late_s: float = 600.0
 
     def __post_init__(self) -> None:
         if self.preference not in PREFERENCES:

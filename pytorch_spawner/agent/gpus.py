@@ -201,7 +201,8 @@ def driver(config: Config, found: Driver) -> Outcome:
         return outcome("ok", "The GPUs of this lab are simulated, so no driver is needed.", **facts)
     known = _known_refusal(found)
     if known is not None:
-        return outcome("fail", *known[1:], **facts)
+        # For a page that wants to offer it: only this one is surely cured by a new container.
+        return outcome("fail", *known[1:], restart=known is REFUSALS[0], **facts)
     if found.version is None and found.cuda is None:
         return outcome(
             "fail", "The NVIDIA driver does not answer in your container.",
@@ -223,7 +224,7 @@ def driver(config: Config, found: Driver) -> Outcome:
 _AGAIN = "Stop and start your server; if it happens again, tell your admin."
 
 # (words of nvidia-smi, sentence, what the student can do, what the admin can do). The first is
-# issue 48 of nvidia-container-toolkit; NVIDIA's troubleshooting page names the three ways out.
+# issue 48 of nvidia-container-toolkit; NVIDIA's troubleshooting page names these ways out.
 REFUSALS: Tuple[Tuple[str, str, str, str], ...] = (
     (
         "Failed to initialize NVML: Unknown Error",

@@ -57,6 +57,9 @@ c.JupyterHub.load_roles.append(
     {"name": "instructor", "groups": ["instructors"], "scopes": ["custom:lab:instruct"]}
 )
 
+# An instructor's look at a course as a student is a named server.
+c.JupyterHub.allow_named_servers = True
+
 # Data sets that courses may ask for by name; each is mounted read-only.
 # c.PyTorchSpawner.course_data = {"imagenet": "/srv/data/imagenet"}
 

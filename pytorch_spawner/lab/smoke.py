@@ -54,6 +54,7 @@ class Smoked:
     Attributes:
         image: Its image's reference.
         gpus: How many GPUs it held.
+        is_simulated: They were simulated ones.
         notes: A sentence for each notebook.
         synced: What was said of the notebooks' arrival; "" before.
         is_done: The container said that it is through.
@@ -62,6 +63,7 @@ class Smoked:
 
     image: str = ""
     gpus: int = 0
+    is_simulated: bool = False
     notes: list[str] = field(default_factory=list)
     synced: str = ""
     is_running: bool = False
@@ -82,7 +84,9 @@ class Smoked:
     def _take_start(self, data: Mapping[str, Any]) -> None:
         stage = data.get("stage")
         if stage == "gpu":
-            self.gpus, self.waits = len(data.get("gpus") or ()), ""
+            gpus = [one for one in data.get("gpus") or () if isinstance(one, Mapping)]
+            self.gpus, self.waits = len(gpus), ""
+            self.is_simulated = any(one.get("is_simulated") for one in gpus)
         elif stage == "image":
             self.image = str(data.get("image") or "")
         elif stage == "container":
@@ -219,7 +223,8 @@ class _Watch:
 
 
 def _summary(course: Course, smoked: Smoked) -> str:
-    where = f"on {smoked.gpus} GPU{'s'[: smoked.gpus > 1]}" if smoked.gpus else "on the CPU"
+    kind = "simulated GPU" if smoked.is_simulated else "GPU"
+    where = f"on {smoked.gpus} {kind}{'s'[: smoked.gpus > 1]}" if smoked.gpus else "on the CPU"
     if course.manifest.smoke is None:
         return f"A fresh student's server starts {where} with the notebooks. {smoked.synced}"
     count = len(smoked.notes)

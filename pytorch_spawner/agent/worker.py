@@ -41,7 +41,7 @@ def _agent() -> None:
 
     watch = session.begin_course(config, reporter.send, log)
     is_warm = session.take_warm_cache(config, reporter.send)
-    findings = session.run_checks(config, reporter.send, lambda: wait_for_lab(os.environ))
+    findings = session.run_checks(config, reporter.send, wait_for_turn)
     session.try_course(config, watch, reporter.send)
     if not is_warm:
         session.run_warmup(config, findings, reporter.send)
@@ -180,6 +180,14 @@ def log(message: str) -> None:
         print(stamp, message[:500], file=sys.stderr, flush=True)
     except OSError:  # the disk is full
         return
+
+
+def wait_for_turn() -> None:
+    """Wait until costly work delays nobody's JupyterLab: not this server's, nor another one's."""
+    from pytorch_spawner.agent import machine
+
+    if wait_for_lab(os.environ):
+        machine.wait_for_quiet()
 
 
 def wait_for_lab(environ: Mapping[str, str], timeout_s: float = _LAB_WAIT_S) -> bool:

@@ -108,6 +108,12 @@ CHECKS: Tuple[Check, ...] = (
         needs_torch=True,
     ),
     Check(
+        "compile",
+        "Does `torch.compile` really compile?",
+        "fail: it raises, or runs uncompiled; warn: a part stays uncompiled, or errors are hidden",
+        needs_torch=True,
+    ),
+    Check(
         "convolution",
         "Does a convolution give the right numbers, with cuDNN?",
         "fail: it gives wrong ones, or none; warn: there is no cuDNN",
@@ -132,15 +138,9 @@ CHECKS: Tuple[Check, ...] = (
         needs_torch=True,
     ),
     Check(
-        "compile",
-        "Does `torch.compile` really compile?",
-        "fail: it raises, or runs uncompiled; warn: a part stays uncompiled, or errors are hidden",
-        needs_torch=True,
-    ),
-    Check(
         "export",
         "Can a network be exported with `torch.export`, saved, and loaded again?",
-        "fail: it cannot, or gives other numbers; warn: PyTorch is too old",
+        "fail: it gives other numbers; warn: it cannot, or PyTorch is too old for it",
         needs_torch=True,
     ),
     Check(

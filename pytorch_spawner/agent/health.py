@@ -1,7 +1,7 @@
 """The state of the GPUs themselves, as the driver tells it: heat, memory errors, their link.
 
-One call of nvidia-smi for everything; what it does not say is unknown, never 0. ``look`` asks;
-``gpu_health``, ``gpu_link`` and ``gpu_limit`` judge and touch nothing.
+Two calls of nvidia-smi for everything; what it does not say is unknown, never 0. ``look`` asks;
+``gpu_health`` and ``gpu_link`` judge and touch nothing.
 """
 
 from __future__ import annotations
@@ -20,9 +20,8 @@ from pytorch_spawner.agent.codes import LEVELS, Outcome, outcome
 from pytorch_spawner.agent.config import Config
 
 _ASK_S = 4.0
-_TOTAL_S = 10.0
+_TOTAL_S = 6.0
 _NO_GPU = "This server has no GPU: PyTorch computes on the CPU."
-_TELL = "Tell your admin."
 
 HOT_C = 90
 # A GPU at rest makes its link slower to save power: only one that works tells anything by that.
@@ -142,13 +141,13 @@ def look(config: Config) -> Optional[Tuple[Reading, ...]]:
     if smi is None:
         return None
     names, text = _query(smi)
-    rows = parse(text, names)
+    rows = mine(parse(text, names), config)
+    if not rows:
+        return ()
     said = gpus.ask(
         [smi, f"--query-remapped-rows={','.join(_REMAPPED)}", "--format=csv,noheader"], _ASK_S
     )
-    if said is not None and said[0] == 0:
-        rows = with_remapped(rows, said[1])
-    return mine(rows, config)
+    return with_remapped(rows, said[1]) if said is not None and said[0] == 0 else rows
 
 
 def _query(smi: str) -> Tuple[Tuple[str, ...], str]:
@@ -311,9 +310,10 @@ def _troubles(row: Reading) -> List[Tuple[str, str, str, str]]:
             "Row remapping has failed: take the GPU out of service and have it replaced.",
         ))  # fmt: skip
     if row.ecc_uncorrected:
+        errors = f"{row.ecc_uncorrected:.0f} error{'s' * (row.ecc_uncorrected != 1)}"
         found.append((
-            "fail", f"The GPU's memory has had {row.ecc_uncorrected:.0f} errors that could not be "
-            "corrected, so results may be wrong.",
+            "fail", f"The GPU's memory has had {errors} that could not be corrected, so results "
+            "may be wrong.",
             "Do not trust results from this server; tell your admin.",
             "Drain the GPU and reset it (nvidia-smi --gpu-reset), then test it (dcgmi diag -r 3).",
         ))  # fmt: skip

@@ -171,8 +171,8 @@ def _cheap_checks(config: Config, tell: Send) -> gpus.Driver:
     readings: List[Optional[Tuple[health.Reading, ...]]] = []
 
     def well() -> Outcome:
-        # A driver that gave no list of GPUs would take its time to say so again.
-        may_answer = found and not found[0].refusal and config.may_use_gpu
+        # A driver that refused to list any GPU would take its time to refuse again.
+        may_answer = found and (found[0].uuids or not found[0].refusal) and config.may_use_gpu
         readings.append(health.look(config) if may_answer else ())
         buses = [row.bus for row in readings[0] or ()]
         return health.gpu_health(config, readings[0], health.xids(buses))

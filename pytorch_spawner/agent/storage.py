@@ -15,6 +15,7 @@ LOW_SPACE_MIB = 512
 LOW_FILES = 1000
 _MIB = 1024 * 1024
 _ASK_S = 10.0
+GLOBAL_CONF = "/etc/pip.conf"
 
 _CLEAN = "Remove what you no longer need; `du -sh ~/* ~/.cache` shows where it is."
 _CLEAN_FILES = (
@@ -234,7 +235,7 @@ def _pip_files(environ: Mapping[str, str], home: str, prefix: str) -> List[str]:
         return []
     shared = [f"{d}/pip/pip.conf" for d in environ.get("XDG_CONFIG_DIRS", "/etc/xdg").split(":")]
     config = environ.get("XDG_CONFIG_HOME") or f"{home}/.config"
-    files = [*shared, "/etc/pip.conf", f"{home}/.pip/pip.conf", f"{config}/pip/pip.conf",
+    files = [*shared, GLOBAL_CONF, f"{home}/.pip/pip.conf", f"{config}/pip/pip.conf",
              f"{prefix}/pip.conf"]  # fmt: skip
     return [*files, chosen] if chosen else files
 

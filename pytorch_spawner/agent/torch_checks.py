@@ -309,11 +309,12 @@ CHECKS: Mapping[str, Callable[[Bench], Outcome]] = {
     "driver-fits": _driver_fits,
     "gpu-name-memory": _gpu_name_memory,
     "tensor": _tensor,
+    "compile": _compile,
+    # After what the warm-up depends on: a native crash in one of these ends the process.
     "convolution": features.convolution,
     "precision": features.precision,
     "cuda-graph": features.cuda_graph,
     "data-loader": features.data_loader,
-    "compile": _compile,
     "export": features.export,
     "several-gpus": features.several_gpus,
 }

@@ -58,7 +58,6 @@ def home(tmp_path: Path) -> Path:
 def test_a_home_of_ones_own_is_fine_and_left_as_it_was(home: Path) -> None:
     found = diagnose.home_writable(str(home), os.getuid())
     assert found.level == "ok"
-    assert dict(found.facts)["free_mib"] > 512
     assert list(home.iterdir()) == []
 
 
@@ -90,18 +89,6 @@ def test_a_full_home_says_full(home: Path, monkeypatch: pytest.MonkeyPatch, numb
     found = diagnose.home_writable(str(home), os.getuid())
     assert found.sentence == "Your home directory is full, so nothing can be saved."
     assert "du -sh" in found.remedy
-
-
-def test_a_nearly_full_home_is_a_note_and_no_inode_count_is_unknown(
-    home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Space:
-        f_frsize, f_bavail, f_files, f_favail = 4096, 25600, 0, 0
-
-    monkeypatch.setattr(diagnose.os, "statvfs", lambda path: Space)
-    found = diagnose.home_writable(str(home), os.getuid())
-    assert found.sentence == "Your home directory is nearly full: 100 MiB are left."
-    assert dict(found.facts)["free_files"] is None
 
 
 def test_shared_memory_smaller_than_promised_is_a_note_with_both_sizes(tmp_path: Path) -> None:

@@ -215,7 +215,11 @@ class Lab:
         )
 
     async def courses(self) -> tuple[Course, ...]:
-        """Every course; read again only when something a decision depends on was written."""
+        """Every course; while the ledger cannot be read, as they were last.
+
+        Raises:
+            LedgerUnavailable: They were never read.
+        """
 
         def read(ledger: Ledger) -> tuple[Course, ...]:
             version = ledger.version(self.hub)
@@ -223,7 +227,12 @@ class Lab:
                 self._courses = version, ledger.courses(self.hub)
             return self._courses[1]
 
-        return await self.call(read)
+        try:
+            return await self.call(read)
+        except LedgerUnavailable:
+            if self._courses is None:
+                raise
+            return self._courses[1]
 
     async def scanned_images(self) -> tuple[Image, ...]:
         """Every image that was scanned; read again as ``courses`` are."""

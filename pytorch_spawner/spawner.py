@@ -83,6 +83,7 @@ class PyTorchSpawner(TeachingSpawner):
             granted=await self._granted() if most else None,
             unfit=await self.unfit_images(inventory.gpus) if most else {},
             has_auto=bool(await self.known_images()),
+            defaults_to_course=not self.user.admin,
         )
 
     async def _granted(self) -> int | None:
@@ -114,14 +115,17 @@ class PyTorchSpawner(TeachingSpawner):
             if (options := await self.take_task()) is not None:
                 wanted = self._request = request.parse(options, await self.offer())
             is_auto = wanted.image == request.AUTO
-            wanted = self._request = await self.settle_image(wanted)
+            wanted, instead = await self.settle_image(wanted)
+            self._request = wanted
             await self._begin(wanted)
             reach("start-written")
             await self._tell("requested", "Your server is being prepared.", warmup=self.warmup)
-            self._leased = await self._take_gpus(wanted)
+            self._leased = await self._take_gpus(wanted, instead)
             reach("lease-taken")
             if (leased := self._leased) is not None:
-                self._request = await self.fit_image(wanted, leased.gpus, is_auto=is_auto)
+                self._request = await self.fit_image(
+                    wanted, leased.gpus, leased.lease.grant, is_auto=is_auto
+                )
             if self.starts_at_once:
                 await self.lab.take_starting_place(self, self.starts_at_once)
 
@@ -138,9 +142,10 @@ class PyTorchSpawner(TeachingSpawner):
             self.log.warning("%s starts without a journal: %s", self._log_name, error)
             self._start = None
 
-    async def _take_gpus(self, wanted: request.Request) -> Leased | None:
+    async def _take_gpus(self, wanted: request.Request, instead: str) -> Leased | None:
         if wanted.gpus == 0:
-            await self._tell("gpu", "This server runs without a GPU.", gpus=[], share="none")
+            said = instead or "This server runs without a GPU."
+            await self._tell("gpu", said, gpus=[], share="none")
             return None
         start = self._start
         if start is None:
@@ -389,7 +394,7 @@ class PyTorchSpawner(TeachingSpawner):
             self.user.name,
             self.name,
             self._start,
-            keep_s=self.keep_after_crash_s if has_crashed and not self.is_warmer else 0.0,
+            keep_s=self.keep_after_crash_s if has_crashed and not self.is_passing else 0.0,
         )
         reach("lease-released")
         await self.clear_throw_away()
@@ -455,12 +460,15 @@ class PyTorchSpawner(TeachingSpawner):
             state["start"] = self._start.id
         if self._is_up:
             state["is_up"] = True
+        if self._throw_away:
+            state["throw_away"] = self._throw_away
         return state
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         # After a restart of the hub a server that runs may still end unexpectedly.
         self._is_up = bool(state.get("is_up"))
+        self._throw_away = str(state.get("throw_away") or "")
 
     def clear_state(self) -> None:
         super().clear_state()

@@ -14,7 +14,7 @@ from typing import Any, Final
 from pytorch_spawner.adapters import engine, warm_engine
 from pytorch_spawner.core import courses, identity, request
 from pytorch_spawner.core.courses import Course
-from pytorch_spawner.errors import LabError, NotGranted
+from pytorch_spawner.errors import HomeUnusable, LabError, NotGranted
 from pytorch_spawner.warming import Warm, WarmingSpawner
 
 _NOT_PUBLISHED: Final = (
@@ -62,6 +62,8 @@ class TeachingSpawner(WarmingSpawner):
                 gpus=one.manifest.request.gpus,
                 share=one.manifest.request.share,
                 pool=one.manifest.request.pool,
+                # A smoke test is to find out.
+                is_strict=self.user.name == courses.SMOKER,
             )
             for one in mine
         }
@@ -75,7 +77,7 @@ class TeachingSpawner(WarmingSpawner):
         Raises:
             NotGranted: It is an account of the lab's, and nothing of it is wanted.
         """
-        self._tried = None
+        self._tried, self._throw_away = None, ""
         if self.user.name == courses.SMOKER:
             self._tried = None if self.name else await self._smoked()
             if self._tried is None:
@@ -83,11 +85,13 @@ class TeachingSpawner(WarmingSpawner):
                     "This account only runs smoke tests of courses, and none is asked for. "
                     "Preload a course with `pytorch-spawner courses preload`."
                 )
+            self._name_throw_away()
             return {"course": self._tried.name, "on_busy": "queue"}
         if self.name.startswith(courses.TRY):
             known = await self._all_courses()
             self._tried = courses.tried_course(known, self.user.name, self.name)
             if self._tried is not None:
+                self._name_throw_away()
                 return {**self._said_without_course(), "course": self._tried.name}
         return await self.take_build()
 
@@ -155,12 +159,17 @@ class TeachingSpawner(WarmingSpawner):
 
     # -- throw-away servers ---------------------------------------------------------------------
 
+    # The name of a throw-away server's home; "" for a real one's. Kept over the hub's restarts.
+    _throw_away: str = ""
+
     @property
-    def _throw_away(self) -> str:
-        """The name of a throw-away server's home; "" for a real one's."""
-        if self._tried is None:
-            return ""
-        return f"{self.hub_id}-try-{identity.server_slug(self.user.name, self.name)}"
+    def is_passing(self) -> bool:
+        """Whether the server is the lab's own or a try, so that nobody comes back to it."""
+        return self.is_warmer or bool(self._throw_away)
+
+    def _name_throw_away(self) -> None:
+        server = identity.server_slug(self.user.name, self.name)
+        self._throw_away = f"{self.hub_id}-try-{server}"
 
     def home_place(self) -> engine.Place:
         """The home; a throw-away server's own is empty."""
@@ -173,7 +182,17 @@ class TeachingSpawner(WarmingSpawner):
         return super().cache_place(warm)
 
     async def clear_throw_away(self) -> None:
-        """Remove what an earlier throw-away server of this name left, or this one."""
-        if name := self._throw_away:
-            for volume in (name, f"{name}--cache"):
-                await self._call(warm_engine.remove_volume, volume)
+        """Remove what an earlier throw-away server of this name left, or this one.
+
+        Raises:
+            HomeUnusable: It is still in use, so the home would not be empty.
+        """
+        if not (name := self._throw_away):
+            return
+        await self._call(engine.remove, self.object_name)
+        for volume in (name, f"{name}--cache"):
+            if not await self._call(warm_engine.remove_volume, volume):
+                raise HomeUnusable(
+                    "An earlier server of this name is still using its throw-away home. Try again "
+                    "in a moment."
+                )

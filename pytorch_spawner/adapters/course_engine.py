@@ -17,9 +17,10 @@ from typing import Any, Final
 
 from docker.errors import NotFound
 
-from pytorch_spawner.adapters.engine import remove, translated
+from pytorch_spawner.adapters.engine import read_file, remove, translated
 from pytorch_spawner.core.courses import BUNDLE, NOTICE
 from pytorch_spawner.core.plan import LABEL
+from pytorch_spawner.errors import EngineRefused
 
 _EMPTY: Final = "pytorch-spawner/empty"
 _TAG: Final = "1"
@@ -28,7 +29,7 @@ _TAG: Final = "1"
 _TURNS: Final = ("a", "b")
 
 
-def fill(client: Any, volume: str, hub: str, bundle: Path | None, turn: int, notice: bytes) -> None:
+def fill(client: Any, volume: str, hub: str, bundle: Path | None, notice: bytes) -> None:
     """Put a course's bundle and its notice into a volume, which is made where it is missing.
 
     Args:
@@ -36,7 +37,6 @@ def fill(client: Any, volume: str, hub: str, bundle: Path | None, turn: int, not
         volume: Its name.
         hub: Id of the hub, for the labels.
         bundle: A file; None leaves the one that is there.
-        turn: Any number; another one than the last time.
         notice: Content of the file that containers watch; written last.
     """
     carrier = _carrier(client, volume, hub)
@@ -44,7 +44,7 @@ def fill(client: Any, volume: str, hub: str, bundle: Path | None, turn: int, not
         with tempfile.TemporaryFile() as archive:
             with tarfile.open(fileobj=archive, mode="w", format=tarfile.PAX_FORMAT) as tar:
                 if bundle is not None:
-                    _add_bundle(tar, bundle, turn)
+                    _add_bundle(tar, bundle, _next_name(client, carrier))
                 entry = tarfile.TarInfo(NOTICE)
                 entry.size, entry.mode = len(notice), 0o444
                 # By its time containers see that it is another one: its size seldom differs, and
@@ -63,15 +63,36 @@ def read_bundle(client: Any, volume: str, hub: str, to: Path) -> None:
     carrier = _carrier(client, volume, hub)
     try:
         with translated():
-            try:
-                link = client.get_archive(carrier, f"/work/{BUNDLE}")[1].get("linkTarget", "")
-                name = link.rpartition("/")[2]
+            if name := _current_name(client, carrier):
                 chunks, _ = client.get_archive(carrier, f"/work/{name}")
-            except NotFound:
-                return
-            _extract(chunks, to)
+                _extract(chunks, to)
     finally:
         remove(client, carrier)
+
+
+def read_notice(client: Any, volume: str, hub: str) -> str:
+    """What containers are told; "" where nothing is there."""
+    carrier = _carrier(client, volume, hub)
+    try:
+        return read_file(client, carrier, f"/work/{NOTICE}")
+    finally:
+        remove(client, carrier)
+
+
+def _current_name(client: Any, carrier: str) -> str:
+    """The file that the link names; "" without one."""
+    try:
+        stat = client.get_archive(carrier, f"/work/{BUNDLE}")[1]
+    except NotFound:
+        return ""
+    return str(stat.get("linkTarget", "")).rpartition("/")[2]
+
+
+def _next_name(client: Any, carrier: str) -> str:
+    """The file that nobody reads at the moment."""
+    names = [_turn_name(turn) for turn in _TURNS]
+    with translated():
+        return names[_current_name(client, carrier) == names[0]]
 
 
 def _extract(chunks: Iterable[bytes], to: Path) -> None:
@@ -91,7 +112,10 @@ def _carrier(client: Any, volume: str, hub: str) -> str:
     """A container that never runs, with the volume at /work; the volume is made where missing."""
     image = _empty_image(client)
     with translated():
-        client.create_volume(name=volume, labels={f"{LABEL}hub": f"{hub}-helper"})
+        made = client.create_volume(name=volume, labels={f"{LABEL}hub": f"{hub}-helper"})
+        if (made.get("Labels") or {}).get(f"{LABEL}hub") != f"{hub}-helper":
+            # Somebody's home, of another hub with a longer name: never to be written into.
+            raise EngineRefused(f"The volume {volume} is somebody else's; name the course anew.")
         host_config = client.create_host_config(
             mounts=[
                 {
@@ -104,13 +128,13 @@ def _carrier(client: Any, volume: str, hub: str) -> str:
             ],
             network_mode="none",
         )
-        made = client.create_container(
+        carrier = client.create_container(
             image=image,
             command=["-"],
             labels={f"{LABEL}hub": f"{hub}-helper"},
             host_config=host_config,
         )
-    return str(made["Id"])
+    return str(carrier["Id"])
 
 
 def course_volumes(client: Any, hub: str) -> tuple[str, ...]:
@@ -120,8 +144,8 @@ def course_volumes(client: Any, hub: str) -> tuple[str, ...]:
     return tuple(one["Name"] for one in found if one["Name"].startswith(f"{hub}-course-"))
 
 
-def _add_bundle(tar: tarfile.TarFile, bundle: Path, turn: int) -> None:
-    entry = tarfile.TarInfo(_turn_name(_TURNS[turn % 2]))
+def _add_bundle(tar: tarfile.TarFile, bundle: Path, name: str) -> None:
+    entry = tarfile.TarInfo(name)
     with bundle.open("rb") as content:
         entry.size, entry.mode = bundle.stat().st_size, 0o444
         tar.addfile(entry, content)

@@ -214,6 +214,20 @@ class Mirror:
             self._store.tidy_packs()
             return Served(served, self.bundle, len(entries), self._write_bundle())
 
+    def bundle_of(self, served: str) -> Path:
+        """The bundle of one publication; written again where it holds another one by now."""
+        if bundle_tip(self.bundle) != served:
+            with self._store.alone():
+                if not self._is_here(served):
+                    raise SourceUnusable(
+                        "This publication of the course is not on the lab's machine any more. "
+                        "Preload the course again.",
+                        cause="history-missing",
+                    )
+                self._store.git("update-ref", PUBLISHED, served)
+                self._write_bundle()
+        return self.bundle
+
     def adopt(self, bundle: Path) -> None:
         """Take the publications out of a bundle, such as the one that students have."""
         with self._store.alone():
@@ -374,3 +388,20 @@ def _is_small(entry: Entry) -> bool:
     if entry.kind == "link":
         return entry.size <= _MAX_TARGET_BYTES
     return entry.kind == "file" and len(_POINTER) < entry.size < _MAX_POINTER_BYTES
+
+
+def bundle_tip(bundle: Path) -> str:
+    """The commit that a bundle's one branch stands at; "" without a bundle.
+
+    Source: gitformat-bundle(5): text lines "<object> <ref>" until an empty one, then the pack.
+    """
+    try:
+        with bundle.open("rb") as opened:
+            head = opened.read(4096).partition(b"\n\n")[0]
+    except OSError:
+        return ""
+    for line in head.split(b"\n"):
+        commit, _, ref = line.partition(b" ")
+        if ref == PUBLISHED.encode():
+            return commit.decode("ascii", "replace")
+    return ""

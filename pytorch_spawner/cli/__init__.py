@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pytorch_spawner import simulate
-from pytorch_spawner.cli import cache, courses, gpus, grants, images, look, queue
+from pytorch_spawner.cli import cache, courses, gpus, grants, images, look, queue, report
 from pytorch_spawner.cli.common import Said
 from pytorch_spawner.errors import BadRequest, LabError
 
@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
     """Every command with its options."""
     top = argparse.ArgumentParser(prog="pytorch-spawner", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="command")
-    for module in (look, gpus, grants, queue, cache, courses, images):
+    for module in (look, report, gpus, grants, queue, cache, courses, images):
         module.add_to(commands)
     simulate.add_to(commands)
     return top

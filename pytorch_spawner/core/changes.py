@@ -114,6 +114,9 @@ def _say_course(subject: str, before: Any, after: Any) -> str:
         return f"Stopped what was done for the course {of}."
     if said == "published":
         return f"Published {str(either.get('commit', ''))[:8]} of the course {of}."
+    if said in ("publish failed", "preload failed"):
+        what = "publication" if said.startswith("publish") else "preload"
+        return f"The {what} of the course {of} failed: {either.get('message', '')}"
     if said == "reset":
         file = f"{either.get('path', '')} of {either.get('user', '')}"
         return f"Ordered {file} back to the version of the course {of}."

@@ -39,11 +39,18 @@ STEPS: Final = ("fetch", "check", "image", "smoke", "warm")
 _NAME: Final = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 _FOLDER: Final = r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,59}$"
 _VARIABLE: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,99}$"
-# Variables that decide who a container is, what it reaches or which GPU it sees.
+# Variables that decide who a container is, what it reaches, which GPU and how much of it it sees,
+# or what runs in everybody's shell, Python or git before a person's own code does.
 _RESERVED: Final = re.compile(
-    r"(JUPYTER|JPY_|PYTORCH_SPAWNER|NVIDIA_|CUDA_MPS_|LD_|TORCHINDUCTOR_CACHE|TRITON_CACHE)"
-    r"|^(PATH|HOME|USER|SHELL|NB_USER|CUDA_VISIBLE_DEVICES|PYTHONPATH|PYTHONSTARTUP)$"
+    r"(JUPYTER|JPY_|PYTORCH_SPAWNER|PYTORCH_CUDA_ALLOC_CONF|PYTORCH_ALLOC_CONF|NVIDIA_|CUDA_MPS_"
+    r"|TORCHINDUCTOR_CACHE|TORCH_COMPILE_JOB|TRITON_CACHE|LD_|GIT_|IPYTHON|PIP_|XDG_|SSL_|BASH_"
+    r"|PYTHON(?!HASHSEED\Z|UNBUFFERED\Z)"
+    r"|(PATH|HOME|USER|LOGNAME|SHELL|ENV|TMPDIR|NB_USER|NB_UID|CUDA_VISIBLE_DEVICES"
+    r"|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|NODE_EXTRA_CA_CERTS|[A-Z]+_PROXY)\Z)"
 )
+
+# Where nothing of an image or of the lab lies.
+_DATA_PLACES: Final = ("/data", "/datasets", "/mnt", "/srv")
 
 _Person = Annotated[str, Field(min_length=1, max_length=255)]
 _Relative = Annotated[str, Field(max_length=200)]
@@ -244,11 +251,15 @@ class Manifest(_Strict):
     @classmethod
     def _are_places(cls, said: dict[str, str]) -> dict[str, str]:
         for name, path in said.items():
-            is_fine = path.startswith("/") and not {"..", "."} & set(path.split("/"))
-            if not is_fine or path.rstrip("/").count("/") < 2 or "{" in path:
-                raise ValueError(f"{name[:60]}: an absolute path of two parts, such as /data/cifar")
-            if path.startswith(("/opt/", "/etc/", "/usr/", "/proc/", "/sys/", "/dev/", "/home/")):
-                raise ValueError(f"{name[:60]}: not below /{path.split('/')[1]}")
+            place = f"/{path.split('/')[1]}" if path.count("/") >= 2 else ""
+            parts = path.split("/")[1:]
+            is_plain = all(re.match(r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", part) for part in parts)
+            if place not in _DATA_PLACES or not is_plain:
+                raise ValueError(
+                    f"{name[:60]}: a path below {', '.join(_DATA_PLACES)}, such as /data/cifar"
+                )
+        if len(set(said.values())) < len(said):
+            raise ValueError("each at a place of its own")
         return said
 
     @field_validator("environment")
@@ -257,7 +268,7 @@ class Manifest(_Strict):
         for name, value in said.items():
             if not re.fullmatch(_VARIABLE, name):
                 raise ValueError(f"{name[:60]!r} is no name of a variable")
-            if _RESERVED.search(name):
+            if _RESERVED.match(name.upper()):
                 raise ValueError(f"{name[:60]} is set by the lab")
             if len(value) > 4096 or "\0" in value:
                 raise ValueError(f"{name[:60]}: at most 4096 characters")

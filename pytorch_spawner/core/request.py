@@ -31,6 +31,7 @@ class CourseChoice:
         gpus: How many; None for the lab's default.
         share: "any", "whole", "slot" or "mig:<profile>".
         pool: "" for any.
+        is_strict: An image that is not on offer refuses the start; else the lab's own is used.
     """
 
     title: str
@@ -38,6 +39,7 @@ class CourseChoice:
     gpus: int | None = None
     share: str = "any"
     pool: str = ""
+    is_strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Offer:
         shares: Values of ``share`` this lab has devices for: "whole", "slot", "mig:<profile>".
         pools: Names of the pools; empty means that naming a pool is refused.
         courses: The courses the user belongs to, by name. Somebody who belongs to one alone gets
-            it when a start does not say.
+            it when a start does not say, where ``defaults_to_course``.
         on_busy: What a start does that finds every GPU in use and does not say: see ``ON_BUSY``.
         granted: Most GPUs that any of the user's grants gives; None where that is not known. For
             the form: the scheduler has the last word, and better sentences.
@@ -69,6 +71,7 @@ class Offer:
     granted: int | None = None
     unfit: Mapping[str, str] = field(default_factory=dict)
     has_auto: bool = False
+    defaults_to_course: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +151,10 @@ def parse(options: Mapping[str, Any], offer: Offer) -> Request:
     said = {key: _single(key, value) for key, value in options.items()}
     is_asked = any(said.get(key) not in (None, "") for key in ("gpus", "share", "pool"))
     course = _parse_choice("course", said.get("course"), tuple(offer.courses))
-    if "course" not in said and len(offer.courses) == 1:
+    if "course" not in said and len(offer.courses) == 1 and offer.defaults_to_course:
         course = next(iter(offer.courses))
     chosen = offer.courses.get(course, CourseChoice(""))
-    image = _parse_image(said.get("image") or chosen.image, offer)
+    image = _parse_image(said.get("image") or _image_of(chosen, offer), offer)
     asked = said if is_asked else {**said, **_asked_by(chosen, offer)}
     share, gpus = _parse_share_and_gpus(asked.get("share"), asked.get("gpus"), offer)
     return Request(
@@ -163,6 +166,12 @@ def parse(options: Mapping[str, Any], offer: Offer) -> Request:
         on_busy=_parse_choice("on_busy", said.get("on_busy"), ON_BUSY) or offer.on_busy,
         is_asked=is_asked,
     )
+
+
+def _image_of(course: CourseChoice, offer: Offer) -> str:
+    """A course's image; the lab's own choice where it is not on offer any more."""
+    is_there = course.image in (*offer.images, *offer.images.values())
+    return course.image if is_there or course.is_strict else AUTO if course.image else ""
 
 
 def _asked_by(course: CourseChoice, offer: Offer) -> dict[str, Any]:

@@ -24,6 +24,9 @@ from pytorch_spawner.core.tickets import Policy, Ticket
 from pytorch_spawner.core.timetable import Session, local, sessions_of, zone_of
 from pytorch_spawner.core.warmcache import WARMER
 
+# Sessions of one course within a day for which seats are kept: no timetable takes the lab from
+# everybody else.
+MAX_A_DAY: Final = 6
 # Accounts of the service's own: what they try for a course takes no student's seat.
 _NOBODYS: Final = (SMOKER, WARMER)
 
@@ -93,7 +96,7 @@ def seats_of(
     )
     day_s = 24 * 3600.0
     meets = sessions_of(manifest, now, now + day_s)
-    found = (_around(one, everybody, manifest, policy) for one in meets)
+    found = (_around(one, everybody, manifest, policy) for one in meets[:MAX_A_DAY])
     return tuple(one for one in found if one.count and now < one.until)
 
 

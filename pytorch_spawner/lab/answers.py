@@ -21,6 +21,10 @@ class Stream(BaseModel):
     """Server-sent events."""
 
 
+class Text(BaseModel):
+    """Plain text."""
+
+
 class Yaml(BaseModel):
     """Text of a YAML file."""
 

@@ -24,6 +24,7 @@ from pytorch_spawner.lab import (
     openapi,
     orders,
     people,
+    report,
     servers,
     stream,
     waiting,
@@ -149,6 +150,8 @@ def make_app(lab: Lab) -> Application:
         (rf"api/servers/{_USER}/{_SERVER}/stop", servers.Stop, shared),
         (rf"api/servers/{_USER}/course", orders.CourseOrders, shared),
         (rf"api/servers/{_USER}/{_SERVER}/course", orders.CourseOrders, shared),
+        (rf"api/servers/{_USER}/report", report.ReportRoute, shared),
+        (rf"api/servers/{_USER}/{_SERVER}/report", report.ReportRoute, shared),
         (rf"api/servers/{_USER}/events", stream.Events, shared),
         (rf"api/servers/{_USER}/{_SERVER}/events", stream.Events, shared),
     ]

@@ -385,6 +385,17 @@ OPERATIONS: Final = (
     ),
     *(
         Operation(
+            "get",
+            f"servers/{path}/report",
+            "What became of a server's latest start, as a text for the helpdesk, without secrets",
+            OWNER,
+            answers.Text,
+            errors=(404,),
+        )
+        for path in _SERVER_PATHS
+    ),
+    *(
+        Operation(
             "post",
             f"servers/{path}/events",
             "The agent's report",
@@ -542,6 +553,8 @@ def _content(
 ) -> dict[str, Any]:
     if model is answers.Yaml:
         return {"application/yaml": {"schema": {"type": "object"}}}
+    if model is answers.Text:
+        return {"text/plain": {"schema": _TEXT}}
     if model is answers.Stream:
         return {"text/event-stream": {"schema": _TEXT}}
     content: dict[str, Any] = {"application/json": {"schema": _ref(model, components)}}

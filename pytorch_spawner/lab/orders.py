@@ -16,5 +16,8 @@ class CourseOrders(AgentHandler):
         ledger, hub = self.lab.ledger, self.lab.settings.hub_id
         start = await asyncio.to_thread(ledger.latest_start, hub, username, servername)
         course = "" if start is None else str(start.request.get("course") or "")
-        orders = await asyncio.to_thread(ledger.orders, hub, course, username) if course else ()
+        if start is None or not course or await self.is_thrown_away(start):
+            self.send_json({"orders": []})
+            return
+        orders = await asyncio.to_thread(ledger.orders, hub, course, username)
         self.send_json({"orders": [{"id": one.id, "path": one.path} for one in orders]})

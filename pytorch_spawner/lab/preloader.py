@@ -8,6 +8,7 @@ It knows the order of the steps and writes down how each went. What a source may
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import tempfile
@@ -48,6 +49,8 @@ _AT_ONCE: Final = 4
 _BEFORE_CLASS_S: Final = 3600.0
 _LATELY_S: Final = 3 * 3600.0
 _TIMETABLE_LOOK_S: Final = 60.0
+# So often what students get is looked after though nobody changed anything.
+_SWEEP_S: Final = 30.0
 _MAX_NOTES: Final = 50
 
 
@@ -79,17 +82,22 @@ class Progress:
         await self.set(name, state="running")
         try:
             yield
-        except (LabError, HTTPClientError, OSError) as error:
+        except asyncio.CancelledError:
+            raise  # the service ends; the next one begins the task again
+        except Exception as error:
+            if not isinstance(error, (LabError, HTTPClientError, OSError)):
+                log.exception("the step %s fell over", name)
             notes = error.notes if isinstance(error, StepFailed) else ()
-            await self.set(name, state="failed", message=reason(error), notes=notes[:_MAX_NOTES])
+            seconds = round(time.monotonic() - began, 2)
+            said = {"message": reason(error), "notes": notes[:_MAX_NOTES], "seconds": seconds}
+            await self.set(name, state="failed", **said)
             raise StepFailed(reason(error)) from error
-        finally:
-            is_over = self._steps[name].state != "running"
-            await self.set(
-                name,
-                seconds=round(time.monotonic() - began, 2),
-                **({} if is_over else {"state": "done"}),
-            )
+        is_over = self._steps[name].state != "running"
+        await self.set(
+            name,
+            seconds=round(time.monotonic() - began, 2),
+            **({} if is_over else {"state": "done"}),
+        )
 
     async def skip_rest(self, why: str) -> None:
         """What has not begun will not begin."""
@@ -109,10 +117,12 @@ class Preloader:
         self._client: Any = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._smoke = SmokeTest(settings, ledger)
-        # What containers were last told of each course, and what the ledger said when we looked.
-        self._noticed: dict[str, int] = {}
+        # What containers were last told of each course: (publication, serial).
+        self._told: dict[str, tuple[str, int]] = {}
         self._seen = -1
-        self._timetable_seen = -1e9
+        # Tasks whose end could not be written down yet.
+        self._over: set[str] = set()
+        self._timetable_seen = self._swept = -1e9
 
     async def run(self) -> None:
         """Do what is asked for, for ever; what another process left half done begins again."""
@@ -120,6 +130,7 @@ class Preloader:
         while True:
             try:
                 if is_first:
+                    await self._smoke.end_left_over()
                     await self._call(lambda ledger: ledger.requeue_courses(self._hub))
                     is_first = False
                 await self._look()
@@ -130,6 +141,8 @@ class Preloader:
             await asyncio.sleep(_LOOK_S)
 
     async def _look(self) -> None:
+        for name in list(self._over):
+            await self._end(name)
         while len(self._tasks) < _AT_ONCE:
             course = await self._call(lambda ledger: ledger.next_course_task(self._hub))
             if course is None:
@@ -137,9 +150,11 @@ class Preloader:
             task = asyncio.create_task(self._do(course), name=f"course-{course.name}")
             self._tasks[course.name] = task
             task.add_done_callback(partial(self._forget, course.name))
-        version = await self._call(lambda ledger: ledger.shown_version(self._hub))
-        if version != self._seen:
-            await self._notice_changes()
+        version = await self._call(lambda ledger: ledger.version(self._hub))
+        is_due = time.monotonic() - self._swept > _SWEEP_S
+        if version != self._seen or is_due:
+            self._swept = time.monotonic() if is_due else self._swept
+            await self._bring_all()
             self._seen = version
         if time.monotonic() - self._timetable_seen > _TIMETABLE_LOOK_S:
             self._timetable_seen = time.monotonic()
@@ -158,17 +173,30 @@ class Preloader:
     async def _do(self, course: Course) -> None:
         try:
             if course.task == "publish":
-                await self._publish(course, course.task_by)
+                await self._publish(course, course.candidate, course.candidate_served)
             else:
                 await self._preload(course)
-        except (LabError, HTTPClientError, OSError) as error:
-            log.warning("the %s of the course %s failed: %s", course.task, course.name, error)
-        except Exception:
-            log.exception("the %s of the course %s fell over", course.task, course.name)
-        finally:
+        except asyncio.CancelledError:
+            raise  # the service ends; the next one begins it again
+        except Exception as error:
+            if not isinstance(error, (LabError, HTTPClientError, OSError)):
+                log.exception("the %s of the course %s fell over", course.task, course.name)
+            await self._tell_failure(course, reason(error))
+        await self._end(course.name)
+
+    async def _tell_failure(self, course: Course, why: str) -> None:
+        """Into the log of changes, which the course's page shows."""
+        log.warning("the %s of the course %s failed: %s", course.task, course.name, why)
+        said = {"is": f"{course.task} failed", "title": course.manifest.title, "message": why}
+        with contextlib.suppress(LabError):
             await self._call(
-                lambda ledger: ledger.note_course(self._hub, course.name, is_over=True)
+                lambda ledger: ledger.note(self._hub, course.task_by, "course", course.name, said)
             )
+
+    async def _end(self, name: str) -> None:
+        self._over.add(name)
+        await self._call(lambda ledger: ledger.note_course(self._hub, name, is_over=True))
+        self._over.discard(name)
 
     # -- a preload --------------------------------------------------------------------------------
 
@@ -188,15 +216,13 @@ class Preloader:
             await self._warm(course, mirror, smoked, progress)
             if not course.served:
                 # The first one: nobody has anything yet that it could take by surprise.
-                course = replace(course, candidate=fetched.commit, candidate_served=served.served)
-                await self._publish(course, course.task_by)
+                await self._publish(course, fetched.commit, served.served)
         except StepFailed as error:
             await progress.skip_rest("A step before it failed.")
             log.info("the preload of the course %s ended: %s", name, error)
-        finally:
-            await self._call(
-                lambda ledger: ledger.note_course(self._hub, name, preloaded_at=ledger.now())
-            )
+        await self._call(
+            lambda ledger: ledger.note_course(self._hub, name, preloaded_at=ledger.now())
+        )
 
     async def _fetch(self, course: Course, mirror: Mirror, progress: Progress) -> Fetched:
         async with progress.step("fetch"):
@@ -218,7 +244,6 @@ class Preloader:
                 courses.volumes_of(self._hub, course.name)[1],
                 self._hub,
                 served.bundle,
-                int(time.time()),
                 _notice(served.served, fetched.commit, 0),
             )
             candidate = (fetched.commit, served.served, fetched.says)
@@ -281,39 +306,70 @@ class Preloader:
 
     # -- publications and orders -------------------------------------------------------------------
 
-    async def _publish(self, course: Course, by: str) -> None:
-        serial = course.serial + 1
-        volume = courses.volumes_of(self._hub, course.name)[0]
-        notice = _notice(course.candidate_served, course.candidate, serial)
-        bundle = self._mirror(course.name).bundle
-        await self._with_engine(course_engine.fill, volume, self._hub, bundle, serial, notice)
-        self._noticed[course.name] = serial
-        candidate = (course.candidate, course.candidate_served)
-        await self._call(
-            lambda ledger: ledger.publish_course(self._hub, course.name, candidate, by)
-        )
-        log.info("published %s of the course %s", course.candidate[:8], course.name)
+    async def _publish(self, course: Course, commit: str, served: str) -> None:
+        """Decide what students get; bringing it to them is done as after every such decision.
 
-    async def _notice_changes(self) -> None:
-        """Tell running containers of new orders, and throw away what no course owns any more."""
+        Raises:
+            SourceUnusable: The publication is not here any more.
+        """
+        await asyncio.to_thread(self._mirror(course.name).bundle_of, served)
+        await self._call(
+            lambda ledger: ledger.publish_course(
+                self._hub, course.name, (commit, served), course.task_by
+            )
+        )
+        log.info("published %s of the course %s", commit[:8], course.name)
+        await self._bring_all()
+
+    async def _bring_all(self) -> None:
+        """Make what containers see equal to what the ledger says, whatever happened to it.
+
+        After a publication, an order to one of them, a volume that was lost, a service that was
+        killed in between; and throw away what no course owns any more.
+        """
         known = await self._call(lambda ledger: ledger.courses(self._hub))
+        there = await self._with_engine(course_engine.course_volumes, self._hub)
         for one in known:
-            if one.name not in self._noticed:
-                waiting = await self._call(partial(Ledger.orders, hub=self._hub, course=one.name))
-                self._noticed[one.name] = 0 if waiting else one.serial
-            if one.served and not one.task and self._noticed[one.name] != one.serial:
-                volume = courses.volumes_of(self._hub, one.name)[0]
-                notice = _notice(one.served, one.commit, one.serial)
-                await self._with_engine(course_engine.fill, volume, self._hub, None, 0, notice)
-                self._noticed[one.name] = one.serial
+            if one.served:
+                try:
+                    await self._bring(one, is_there=self._volume_of(one.name) in there)
+                except LabError as error:
+                    log.warning("the course %s does not reach students: %s", one.name, error)
         owned = {volume for one in known for volume in courses.volumes_of(self._hub, one.name)}
-        for volume in await self._with_engine(course_engine.course_volumes, self._hub):
+        for volume in there:
             if volume not in owned:
                 await self._with_engine(warm_engine.remove_volume, volume)
         names = {one.name for one in known}
-        for gone in [name for name in self._noticed if name not in names]:
-            del self._noticed[gone]
-            await asyncio.to_thread(self._mirror(gone).remove)
+        for gone in await asyncio.to_thread(self._mirrors):
+            if gone not in names and gone not in self._tasks:
+                self._told.pop(gone, None)
+                with contextlib.suppress(SourceUnusable):  # busy: at the next look
+                    await asyncio.to_thread(self._mirror(gone).remove)
+
+    async def _bring(self, course: Course, *, is_there: bool) -> None:
+        volume, wanted = self._volume_of(course.name), (course.served, course.serial)
+        if not is_there:
+            self._told.pop(course.name, None)
+        elif course.name not in self._told:
+            said = await self._with_engine(course_engine.read_notice, volume, self._hub)
+            self._told[course.name] = _told(said)
+        told = self._told.get(course.name, ("", -1))
+        if told == wanted:
+            return
+        bundle = None
+        if told[0] != course.served:
+            bundle = await asyncio.to_thread(self._mirror(course.name).bundle_of, course.served)
+        notice = _notice(course.served, course.commit, course.serial)
+        await self._with_engine(course_engine.fill, volume, self._hub, bundle, notice)
+        self._told[course.name] = wanted
+
+    def _volume_of(self, name: str) -> str:
+        return courses.volumes_of(self._hub, name)[0]
+
+    def _mirrors(self) -> list[str]:
+        """Names of all mirrors on disk."""
+        folder = Path(self._settings.course_dir)
+        return [one.name for one in folder.iterdir() if one.is_dir()] if folder.is_dir() else []
 
     # -- small things -----------------------------------------------------------------------------
 
@@ -335,6 +391,15 @@ class Preloader:
         if self._client is None:
             self._client = engine.connect(self._settings.client_kwargs)
         return self._client
+
+
+def _told(notice: str) -> tuple[str, int]:
+    """(publication, serial) that a notice names; nothing that is, where it cannot be read."""
+    try:
+        said = json.loads(notice)
+        return str(said["served"]), int(said["serial"])
+    except (ValueError, KeyError, TypeError):
+        return "", -1
 
 
 def is_due_before_class(course: Course, now: float) -> bool:

@@ -129,7 +129,8 @@ class SmokeTest:
         Raises:
             StepFailed: It did not start, the notebooks did not arrive, or one of them failed.
         """
-        async with self._turn:
+        await self._wait_for_turn(course, progress, is_stopped)
+        try:
             smoked = Smoked()
             try:
                 async with progress.step("image"):
@@ -137,28 +138,53 @@ class SmokeTest:
                     await self._account.stop()
                     began = time.time()
                     asking = self._account.start({"course": course.name})
+                    watch = _Watch(course, began, asking, smoked, is_stopped, _START_S)
                     await self._follow(
-                        _Watch(course, began, asking, smoked, is_stopped, _START_S),
+                        watch,
                         lambda: smoked.is_running,
                         lambda: progress.set("image", message=smoked.waits or smoked.image),
                     )
                     await progress.set("image", message=f"{smoked.image} is there and starts.")
                 async with progress.step("smoke"):
                     smoke = course.manifest.smoke
-                    limit_s = (smoke.deadline_s if smoke else 60) + _GRACE_S
+                    watch.limit_s = (smoke.deadline_s if smoke else 60) + _GRACE_S
                     try:
                         await self._follow(
-                            _Watch(course, began, asking, smoked, is_stopped, limit_s),
+                            watch,
                             lambda: smoked.is_done or bool(smoke is None and smoked.synced),
                             lambda: progress.set("smoke", notes=tuple(smoked.notes[:_MAX_NOTES])),
                         )
                     except StepFailed as error:
                         raise StepFailed(str(error), notes=tuple(smoked.notes)) from error
                     notes = tuple(smoked.notes[:_MAX_NOTES])
-                    await progress.set("smoke", message=_summary(course, smoked), notes=notes)
+                    message = _summary(course, smoked)
+                    if course.manifest.request.gpus and not smoked.gpus:
+                        # As a student without a grant would; it proves nothing about a GPU.
+                        await progress.set("smoke", state="warned")
+                        message += f" No grant gives {SMOKER} a GPU; an admin can add one."
+                    await progress.set("smoke", message=message, notes=notes)
             finally:
                 await self._account.stop()
-        return smoked
+            return smoked
+        finally:
+            self._turn.release()
+
+    async def end_left_over(self) -> None:
+        """Stop what an earlier service left running."""
+        await self._account.stop()
+
+    async def _wait_for_turn(
+        self, course: Course, progress: Tells, is_stopped: Callable[[Course], Awaitable[bool]]
+    ) -> None:
+        if self._turn.locked():
+            await progress.set("image", message="Another course is being tried; this one waits.")
+        while True:
+            try:
+                await asyncio.wait_for(self._turn.acquire(), _LOOK_S * 4)
+                return
+            except (TimeoutError, asyncio.TimeoutError):
+                if await is_stopped(course):
+                    raise StepFailed("Somebody stopped it.") from None
 
     async def _follow(
         self,
@@ -233,7 +259,8 @@ def _summary(course: Course, smoked: Smoked) -> str:
 
 def _of_notebook(data: Mapping[str, Any]) -> str:
     seconds = data.get("seconds")
-    took = f" {seconds:.1f} s" if isinstance(seconds, (int, float)) else ""
+    is_time = isinstance(seconds, (int, float)) and 0 <= seconds < 1e6
+    took = f" {seconds:.1f} s" if is_time else ""
     said = _said(data, "message")
     return f"{_said(data, 'notebook')}: {data.get('level')},{took}. {said}"[:400]
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from tornado.iostream import StreamClosedError
 
-from pytorch_spawner.core.courses import SMOKER, try_name
+from pytorch_spawner.core.courses import SMOKER, TRY, tried_course
 from pytorch_spawner.core.journal import MAX_EVENTS_A_START, Report, parse_report
 from pytorch_spawner.errors import LabError
 from pytorch_spawner.lab import auth, views
@@ -57,6 +57,15 @@ class AgentHandler(ApiHandler):
         if not auth.may_write(model, username, servername):
             await self.refuse(model, "forbidden", "This token is not that server's.")
         return dict(model)
+
+    async def is_thrown_away(self, start: Start) -> bool:
+        """Whether a start is the lab's own, or an instructor's look: it has nobody's copy."""
+        if start.username == SMOKER:
+            return True
+        if not start.servername.startswith(TRY):
+            return False
+        known = await asyncio.to_thread(self.lab.ledger.courses, self.lab.settings.hub_id)
+        return tried_course(known, start.username, start.servername) is not None
 
 
 class Events(AgentHandler):
@@ -214,9 +223,8 @@ class Events(AgentHandler):
     async def _note_course(self, start: Start, report: Report) -> None:
         """Let an instructor see whose copy is where; a look as a student is nobody's copy."""
         course = str(start.request.get("course") or "")
-        is_own = start.username != SMOKER and start.servername != try_name(course)
         said = [data for kind, data in report.events if kind == "course"]
-        if course and is_own:
+        if course and said and not await self.is_thrown_away(start):
             for data in said:
                 await asyncio.to_thread(
                     self.lab.ledger.note_student,

@@ -196,6 +196,7 @@ def describe_page(
         "isOwner": is_owner,
         "canOpen": can_open,
         "eventsUrl": f"{settings.prefix}api/servers/{server}/events",
+        "reportUrl": f"{settings.prefix}api/servers/{server}/report",
         "labUrl": f"{settings.base_url}user/{server.rstrip('/')}/lab",
         "spawnUrl": f"{settings.hub_prefix}spawn/{server.rstrip('/')}",
         "homeUrl": f"{settings.hub_prefix}home",

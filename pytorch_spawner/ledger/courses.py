@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+from pydantic import ValidationError
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
@@ -13,6 +15,8 @@ from pytorch_spawner.core.courses import Course, Manifest, Order, Step, Student
 from pytorch_spawner.errors import BadRequest
 from pytorch_spawner.ledger.log import Log
 from pytorch_spawner.ledger.models import CourseOrderRow, CourseRow, CourseStudentRow
+
+log = logging.getLogger("pytorch_spawner")
 
 MAX_COURSES: Final = 500
 # What a student's container may have us keep: of each list, and of each text.
@@ -37,7 +41,8 @@ class Courses(Log):
         """Every course, by name."""
         with self._reading() as session:
             found = select(CourseRow).where(CourseRow.hub == hub).order_by(CourseRow.name)
-            return tuple(map(_course, session.scalars(found)))
+            known = map(_course, session.scalars(found))
+            return tuple(one for one in known if one is not None)
 
     def course(self, hub: str, name: str) -> Course | None:
         """One course; None where there is none of this name."""
@@ -78,7 +83,7 @@ class Courses(Log):
                 session.add(row)
                 session.flush()
                 self._log_course(session, row, by, before, said)
-            return _course(row)
+            return _of(row, manifest)
 
     def remove_course(
         self,
@@ -97,7 +102,8 @@ class Courses(Log):
             if row is None:
                 return None
             was = _course(row)
-            check(was)
+            if was is not None:
+                check(was)
             for table in (CourseStudentRow, CourseOrderRow):
                 session.execute(delete(table).where(table.hub == hub, table.course == name))
             session.delete(row)
@@ -156,9 +162,13 @@ class Courses(Log):
             )
             if row is None:
                 return None
+            found = _course(row)
+            if found is None:
+                row.task = ""
+                return None
             row.is_running = True
             self._count_up(session, hub, "shown")
-            return _course(row)
+            return found
 
     def requeue_courses(self, hub: str) -> None:
         """At the service's start: whatever the last one was at, begins again."""
@@ -364,10 +374,22 @@ def _title(row: CourseRow) -> str:
     return str((row.manifest or {}).get("title", row.name))
 
 
-def _course(row: CourseRow) -> Course:
+def _course(row: CourseRow) -> Course | None:
+    """A course; None where its manifest is not one any more, by a rule or a machine that changed.
+
+    One such course must not keep everybody from starting.
+    """
+    try:
+        return _of(row, Manifest.model_validate(row.manifest))
+    except ValidationError as error:
+        log.warning("the manifest of the course %s cannot be read: %s", row.name, error)
+        return None
+
+
+def _of(row: CourseRow, manifest: Manifest) -> Course:
     return Course(
         **{name: getattr(row, name) for name in _PLAIN},
-        manifest=Manifest.model_validate(row.manifest),
+        manifest=manifest,
         steps=tuple(Step.from_json(one) for one in row.steps),
     )
 

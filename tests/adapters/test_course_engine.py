@@ -10,6 +10,7 @@ import docker
 import pytest
 
 from pytorch_spawner.adapters import course_engine
+from pytorch_spawner.errors import EngineRefused
 
 pytestmark = pytest.mark.docker
 HUB = f"test-{uuid.uuid4().hex[:8]}"
@@ -41,11 +42,11 @@ def notice(serial: int) -> bytes:
 
 def test_a_bundle_is_read_by_anybody_and_replaced_whole(client, volume: str, tmp_path: Path):
     bundle = tmp_path / "made.bundle"
-    for turn, content in enumerate((b"first" * 1000, b"second", b"third" * 5)):
+    for serial, content in enumerate((b"first" * 1000, b"second", b"third" * 5)):
         bundle.write_bytes(content)
-        course_engine.fill(client, volume, HUB, bundle, turn, notice(turn))
+        course_engine.fill(client, volume, HUB, bundle, notice(serial))
         assert seen(volume, "cat", "/course/course.bundle").encode() == content
-        assert json.loads(seen(volume, "cat", "/course/published.json")) == {"serial": turn}
+        assert json.loads(seen(volume, "cat", "/course/published.json")) == {"serial": serial}
     # However often it is published, two files are all that is kept.
     names = seen(volume, "ls", "/course").split()
     assert names == ["course-a.bundle", "course-b.bundle", "course.bundle", "published.json"]
@@ -53,20 +54,31 @@ def test_a_bundle_is_read_by_anybody_and_replaced_whole(client, volume: str, tmp
     back = tmp_path / "back.bundle"
     course_engine.read_bundle(client, volume, HUB, back)
     assert back.read_bytes() == b"third" * 5
+    assert json.loads(course_engine.read_notice(client, volume, HUB)) == {"serial": 2}
+
+
+def test_a_volume_that_is_not_a_courses_is_never_written_into(client):
+    home = f"{HUB}-course-home"
+    client.create_volume(name=home, labels={"org.pytorch-spawner.owner": "20001"})
+    try:
+        with pytest.raises(EngineRefused, match="somebody else's"):
+            course_engine.fill(client, home, HUB, None, notice(1))
+    finally:
+        client.remove_volume(home)
 
 
 def test_a_notice_alone_leaves_the_bundle_and_has_a_new_time(client, volume: str, tmp_path: Path):
     bundle = tmp_path / "made.bundle"
     bundle.write_bytes(b"first")
-    course_engine.fill(client, volume, HUB, bundle, 1, notice(1))
+    course_engine.fill(client, volume, HUB, bundle, notice(1))
     before = seen(volume, "stat", "-c", "%.Y", "/course/published.json")
-    course_engine.fill(client, volume, HUB, None, 0, notice(2))
+    course_engine.fill(client, volume, HUB, None, notice(2))
     assert seen(volume, "cat", "/course/course.bundle") == "first"
     assert seen(volume, "stat", "-c", "%.Y", "/course/published.json") != before
 
 
 def test_nothing_is_left_running_or_waiting(client, volume: str, tmp_path: Path):
-    course_engine.fill(client, volume, HUB, None, 0, notice(1))
+    course_engine.fill(client, volume, HUB, None, notice(1))
     label = f"org.pytorch-spawner.hub={HUB}-helper"
     assert client.containers(all=True, filters={"label": label}) == []
     back = tmp_path / "back.bundle"
@@ -76,6 +88,6 @@ def test_nothing_is_left_running_or_waiting(client, volume: str, tmp_path: Path)
 
 
 def test_another_hubs_volumes_are_not_seen(client, volume: str):
-    course_engine.fill(client, volume, HUB, None, 0, notice(1))
+    course_engine.fill(client, volume, HUB, None, notice(1))
     assert course_engine.course_volumes(client, HUB.rpartition("-")[0]) == ()
     assert course_engine.course_volumes(client, f"{HUB}-course") == ()

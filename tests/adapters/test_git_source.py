@@ -266,6 +266,13 @@ TROUBLES = {
 }
 
 
+def with_token(server: GitServer) -> Source:
+    """A source whose URL no manifest may hold; what it says is repeated nowhere all the same."""
+    return Source.model_construct(
+        git=server.url("course.git", "s3cret-token"), branch="", directory="", path=""
+    )
+
+
 @pytest.mark.parametrize(("mood", "cause", "says"), TROUBLES.values(), ids=TROUBLES.keys())
 def test_what_was_fetched_stays_when_the_forge_is(
     server: GitServer, mirror: Mirror, mood: str, cause: str, says: str
@@ -275,7 +282,7 @@ def test_what_was_fetched_stays_when_the_forge_is(
     made = commit(server.folder / "course.git", {"b.ipynb": NOTEBOOK})
     server.mood = mood
     mirror.limits = replace(LIMITS, deadline_s=2 if mood == "trickle" else 60)
-    error = refused(mirror, Source(git=server.url("course.git", "s3cret-token")))
+    error = refused(mirror, with_token(server))
     assert (error.cause, says in error.public_message) == (cause, True)
     assert "s3cret" not in f"{error}{error.public_message}{error.detail}"
     assert mirror.fetched() == before

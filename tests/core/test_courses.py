@@ -43,7 +43,7 @@ members: {groups: [dl], users: [ana], staff: [zoe]}
 warmup:
   targets: [{name: cnn, notebook: a.ipynb}]
 smoke: {notebooks: [a.ipynb, scripts/b.py], deadline_s: 300}
-environment: {WANDB_MODE: offline, OMP_NUM_THREADS: "4"}
+environment: {WANDB_MODE: offline, OMP_NUM_THREADS: "4", WORLD_SIZE: "1", PYTHONHASHSEED: "0"}
 timetable:
   timezone: Europe/Berlin
   sessions:
@@ -117,6 +117,10 @@ def test_what_is_needed_is_asked_for(key: str) -> None:
         ({"data": {"a": "/"}}, "data"),
         ({"data": {"a": "/data/../etc"}}, "data"),
         ({"data": {"a": "/etc/ssl"}}, "data"),
+        ({"data": {"a": "//etc/ssl"}}, "data"),
+        ({"data": {"a": "/lib/x"}}, "data"),
+        ({"data": {"a": "/data/x:y"}}, "data"),
+        ({"data": {"a": "/data/x", "b": "/data/x"}}, "data"),
         ({"data": {"a": "/home/jovyan"}}, "data"),
         ({"data": {"a": "/opt/pytorch-spawner/course"}}, "data"),
         ({"data": {"a": "/data/{username}"}}, "data"),
@@ -135,8 +139,13 @@ def test_what_is_needed_is_asked_for(key: str) -> None:
         ({"environment": {"LD_PRELOAD": "/x"}}, "environment"),
         ({"environment": {"NVIDIA_VISIBLE_DEVICES": "all"}}, "environment"),
         ({"environment": {"JUPYTERHUB_API_TOKEN": "x"}}, "environment"),
-        ({"environment": {"MY_JUPYTER": "x"}}, "environment"),
+        ({"environment": {"JUPYTER_X": "x"}}, "environment"),
         ({"environment": {"PYTHONSTARTUP": "x"}}, "environment"),
+        ({"environment": {"BASH_ENV": "x"}}, "environment"),
+        ({"environment": {"IPYTHONDIR": "x"}}, "environment"),
+        ({"environment": {"https_proxy": "x"}}, "environment"),
+        ({"environment": {"GIT_CONFIG_COUNT": "1"}}, "environment"),
+        ({"environment": {"PYTORCH_CUDA_ALLOC_CONF": "x"}}, "environment"),
         ({"environment": {"A B": "x"}}, "environment"),
         ({"environment": {"": "x"}}, "environment"),
         ({"environment": {"A\n": "x"}}, "environment"),

@@ -123,9 +123,18 @@ def test_a_course_is_what_a_start_gets_where_it_does_not_say(
     assert parse(options, offer) == expected
 
 
-def test_a_course_whose_image_the_lab_has_not_says_so() -> None:
+def test_a_course_whose_image_the_lab_has_not_gets_the_labs_own() -> None:
+    gone = CourseChoice("Old", image="gone:1")
+    assert parse({}, taught(gone)).image == "lab:cpu"
+    assert parse({}, taught(gone, lab=replace(OFFER, has_auto=True))).image == "auto"
     with pytest.raises(BadRequest, match='no image "gone:1"'):
-        parse({}, taught(CourseChoice("Old", image="gone:1")))
+        parse({}, taught(replace(gone, is_strict=True)))
+
+
+def test_an_admin_is_in_a_course_only_on_request() -> None:
+    offer = replace(taught(CV), defaults_to_course=False)
+    assert parse({}, offer).course == ""
+    assert parse({"course": "computer"}, offer).course == "computer"
 
 
 @pytest.mark.parametrize(

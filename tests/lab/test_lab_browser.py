@@ -177,6 +177,39 @@ async def test_the_report_is_plain_text_without_tokens(lab, page):
     assert "MemoryError" in report
     assert "container-died" in report
     assert "0123456789abcdef" not in report
+    assert report == (await lab.get("api/servers/ana//report")).text
+
+
+async def test_without_the_clipboard_the_report_is_in_a_box_to_copy_from(lab, page):
+    tell(lab, journals.DIED)
+    await open_page(lab, page)
+    await expect(verdict(page)).to_contain_text("out of memory")
+    refuse = "navigator.clipboard.writeText = () => Promise.reject(new Error('no'))"
+    await page.evaluate(f"() => {{ {refuse} }}")
+    await page.get_by_role("button", name="Copy report").click()
+    await expect(page.get_by_text("Press Ctrl+C to copy.")).to_be_visible()
+    box = page.get_by_role("textbox", name="Report")
+    await expect(box).to_be_focused()
+    assert "Error code: container-died" in await box.input_value()
+
+
+async def test_a_report_that_cannot_be_fetched_is_a_sentence(lab, page):
+    tell(lab, journals.FINE)
+    await open_page(lab, page)
+    await expect(verdict(page)).to_have_text("Your GPU is ready.")
+    button = page.get_by_role("button", name="Copy report")
+    lab.ledger.is_broken = True
+    await button.click()
+    said = page.get_by_text("There is no report: The lab's ledger cannot be read just now.")
+    await expect(said).to_be_visible()
+    await page.context.set_offline(True)
+    await button.click()
+    await expect(page.get_by_text("The lab service cannot be reached just now")).to_be_visible()
+    lab.ledger.is_broken = False
+    await page.context.set_offline(False)
+    await page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    await button.click()
+    await expect(page.get_by_text("Copied.")).to_be_visible()
 
 
 async def test_the_log_of_a_dead_container_is_folded_and_try_again_is_offered(lab, page):

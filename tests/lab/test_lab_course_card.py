@@ -161,6 +161,7 @@ async def test_a_failure_says_what_to_do_and_is_in_the_report(lab, page):
     await expect(page.get_by_text("Copied.")).to_be_visible()
     report = await page.evaluate("navigator.clipboard.readText()")
     assert "Course: Convolutional networks: There is no room left" in report
+    assert "  what to do: Delete what you do not need" in report
 
 
 async def test_a_server_that_ended_copies_nothing_any_more(lab, page):

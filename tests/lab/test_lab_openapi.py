@@ -326,6 +326,8 @@ GOOD: dict[str, list[dict[str, Any]]] = {
     "get servers/{user}/{server}/events": [
         {"path": {"user": "ana", "server": "thesis"}, "query": {"format": "json"}}
     ],
+    "get servers/{user}/report": [{"path": {"user": "ana"}}],
+    "get servers/{user}/{server}/report": [{"path": {"user": "ana", "server": "thesis"}}],
     "post servers/{user}/events": [
         {"path": {"user": "ana"}, "body": {"v": 1, "events": []}},
         {

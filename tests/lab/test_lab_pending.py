@@ -47,6 +47,17 @@ async def test_the_pending_page_looks_like_the_landing_page(pending, page):
     await shoot(page, "pending")
 
 
+async def test_the_report_of_a_start_is_one_click_away(pending, page):
+    pending.hub.progress += progress_of(journals.DIED)
+    tell(pending, journals.DIED)
+    await page.goto(pending_url(pending))
+    async with page.context.expect_page() as opened:
+        await page.get_by_role("button", name="Report…").click()
+    report = await (await opened.value).get_by_role("textbox", name="Report").input_value()
+    assert "Error code: container-died" in report
+    assert "MemoryError" in report
+
+
 async def test_ready_with_a_warm_up_under_way_goes_to_the_landing_page(pending, page):
     pending.hub.progress += progress_of([*journals.hub_until("container"), *journals.warmup(1)])
     tell(pending, journals.WARMING)

@@ -118,6 +118,8 @@ GET    api/servers/ana/events     401 200 403  403  200   200   200    403  200 
 POST   api/servers/ana/events     401 403 403  403  403   403   403    403  403  200
 GET    api/servers/ana/thesis/events 401 200 403 403 200  200   200    403  200  403
 POST   api/servers/ana/thesis/events 401 403 403 403 403  403   403    403  403  403
+GET    api/servers/ana/report     401 200 403  403  200   200   200    403  200  200
+GET    api/servers/ana/thesis/report 401 200 403 403 200  200   200    403  200  403
 GET    api/servers/ana/course     401 403 403  403  403   403   403    403  403  200
 GET    api/servers/ana/thesis/course 401 403 403 403 403  403   403    403  403  403
 GET    api/nothing                404 404 404  404  404   404   404    404  404  404

@@ -70,7 +70,7 @@ def only_this(lab: Lab, ids: dict[str, str]) -> Iterator[None]:
 
 
 def test_an_image_without_code_for_the_gpu_is_refused_before_the_queue(lab: Lab) -> None:
-    answer = lab.spawn("ana", {"image": "Old"})
+    answer = lab.spawn("ana", {"image": "Old", "gpus": 1})
     assert answer.status_code >= 400
     said = answer.json()["message"]
     assert "PyTorch 2.6.0 with CUDA 12.4" in said
@@ -78,6 +78,14 @@ def test_an_image_without_code_for_the_gpu_is_refused_before_the_queue(lab: Lab)
     assert "The nearest that runs is PyTorch 2.8.0" in said
     assert lab.container("ana") is None
     assert not any(event["data"].get("stage") == "gpu" for event in lab.events("ana"))
+
+
+@pytest.mark.parametrize("options", [{}, {"gpus": 1, "on_busy": "cpu"}])
+def test_who_asked_for_no_gpu_or_would_do_without_goes_on_without(lab: Lab, options: dict) -> None:
+    lab.start_server("ana", {"image": "Old", **options})
+    assert lab.container("ana").labels["org.pytorch-spawner.gpus"] == ""
+    (said,) = [e["data"]["message"] for e in lab.events("ana") if e["data"].get("stage") == "gpu"]
+    assert said.startswith("This server runs without a GPU. PyTorch 2.6.0")
 
 
 def test_the_same_image_starts_without_a_gpu(lab: Lab) -> None:
@@ -115,5 +123,5 @@ def test_an_image_that_is_gone_as_it_was_scanned_is_started_by_its_tag(
 
 def test_an_image_that_nobody_scanned_is_let_through(lab: Lab) -> None:
     lab.ledger().remove_image(lab.hub_id, OLD, "root")
-    lab.start_server("ana", {"image": "Old"})
+    lab.start_server("ana", {"image": "Old", "gpus": 1})
     assert lab.container("ana") is not None

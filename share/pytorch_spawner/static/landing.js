@@ -3,7 +3,7 @@
 import { copyButton } from "./copy.js";
 import { h } from "./dom.js";
 import { add, emptyState, isQueueing } from "./journal.js";
-import { mayStartWithoutGpu, report, title, words } from "./said.js";
+import { mayStartWithoutGpu, title, words } from "./said.js";
 import { draw, drawNotice, mount, withoutGpu } from "./server-view.js";
 
 const LONGEST_PAUSE_S = 30;
@@ -22,7 +22,7 @@ export function start(root) {
     isDrawing: false,
   };
   const now = () => Date.now() / 1000 + page.offset;
-  const copy = copyButton(() => report(page.state, page.server, words(config), now()));
+  const copy = copyButton(() => `${config.reportUrl}?${new URLSearchParams({ _xsrf: config.xsrf })}`);
   const stop = h("a", { class: "btn btn-outline-contrast btn-sm", href: config.homeUrl }, "Stop server…");
   page.parts = mount(root, [...copy.nodes, stop]);
   root.append(copy.box);
@@ -36,6 +36,8 @@ export function start(root) {
   };
   page.redraw();
   connect(page);
+  // The hub's pending page leads here: it may not ask the service itself.
+  if (location.hash === "#report") copy.show();
   setInterval(page.redraw, 1000);
   addEventListener("online", () => retryNow(page));
 }

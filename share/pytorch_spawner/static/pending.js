@@ -1,9 +1,8 @@
 // The hub's pending page: follows the hub's own progress stream, whose events carry our journal.
 
-import { copyButton } from "./copy.js";
 import { h, move } from "./dom.js";
 import { add, emptyState, isCopying, isQueueing, warmupProgress } from "./journal.js";
-import { mayStartWithoutGpu, report, title, words } from "./said.js";
+import { mayStartWithoutGpu, title, words } from "./said.js";
 import { draw, drawNotice, mount, withoutGpu } from "./server-view.js";
 
 const GONE_WITHIN_S = 60;
@@ -22,8 +21,18 @@ export function start(root, config) {
     hasLeftQueue: false, // by this page, and no new start came of it yet
   };
   const now = () => Date.now() / 1000 + (page.offset ?? 0);
-  const server = { user: config.user, server: config.server };
-  const copy = copyButton(() => report(page.state, server, words(config), now()));
+  // The service makes the report, and lets no page of another address ask for it.
+  const report = h(
+    "a",
+    {
+      class: "btn btn-outline-contrast btn-sm",
+      role: "button",
+      href: `${config.landingUrl}#report`,
+      target: "_blank",
+      rel: "noopener",
+    },
+    "Report…",
+  );
   page.cpu = h("button", { type: "button", class: "btn btn-primary" }, "Start now without a GPU");
   page.cpu.addEventListener("click", () => unlessBusy(page, startWithoutGpu));
   page.cancel = h("button", { type: "button", class: "btn btn-outline-danger btn-sm" }, "Cancel the start");
@@ -31,9 +40,9 @@ export function start(root, config) {
   page.doing = h("p", { class: "lab-small", role: "status" });
   page.log = h("ul", { class: "lab-list lab-small" });
   const details = h("details", { class: "lab-fold" }, h("summary", {}, "Event log"), page.log);
-  page.parts = mount(root, [...copy.nodes, page.cancel]);
+  page.parts = mount(root, [report, page.cancel]);
   page.parts.choices.append(page.cpu, page.doing);
-  root.append(copy.box, details);
+  root.append(details);
   page.redraw = () => {
     const isQueued = isQueueing(page.state);
     arrange(page, isQueued);

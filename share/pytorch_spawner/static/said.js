@@ -1,4 +1,4 @@
-// Says a journal's state in words: the verdict, times, sizes, the report.
+// Says a journal's state in words: the verdict, times, sizes.
 
 import { countChecks, isCopying, isQueueing, nextStage, warmupProgress } from "./journal.js";
 
@@ -197,62 +197,4 @@ export function slotWords({ migProfile, slots, slot, slotMemory }) {
 
 export function compileMode(mode) {
   return MODES[mode] ?? (mode === "default" ? "" : mode);
-}
-
-// What a helpdesk needs, as plain text.
-export function report(state, server, who, now) {
-  const verdict = judge(state, who);
-  const lines = [
-    `Server: ${server.user}/${server.server || "(default)"}`,
-    `Start: ${server.start || "unknown"}`,
-    `Image: ${server.image || "unknown"}`,
-    `Report made: ${new Date(now * 1000).toISOString()}`,
-    "",
-    `${verdict.sentence} ${verdict.detail}`.trim(),
-    "",
-    `Stages: ${state.stages.map((s) => `${s.label} ${seconds(s.seconds)}`).join(", ") || "none"}`,
-  ];
-  if (isQueueing(state)) {
-    const { place, of, since, expectedAt } = state.queue;
-    const when = expectedAt === null ? "unknown" : new Date(expectedAt * 1000).toISOString();
-    const where = `place ${place ?? "unknown"} of ${of ?? "unknown"}`;
-    lines.push(`Queue: ${where}, waiting ${lasting(now - since)}, expected ${when}`);
-  }
-  for (const gpu of state.gpus) {
-    const simulated = gpu.isSimulated ? ", simulated" : "";
-    const memory = gpu.memory === null ? "" : `, ${gib(gpu.memory)} GiB`;
-    const slot = slotWords(gpu) ? `, ${slotWords(gpu)}` : "";
-    lines.push(`GPU: ${gpu.name || "unnamed"}${memory}${slot}, ${gpu.uuid}, driver ${gpu.driver || "unknown"}${simulated}`);
-  }
-  if (state.limit) lines.push(`Memory limit: ${state.limit}`);
-  if (state.until !== null) lines.push(`GPU until: ${new Date(state.until * 1000).toISOString()}`);
-  if (state.why) lines.push(`Why: ${state.why}`);
-  if (state.hasGpuNews && state.gpus.length === 0) lines.push("GPU: none");
-  if (state.checks.size) lines.push("", `Checks: ${sayChecks(state)}`);
-  for (const check of state.checks.values()) {
-    if (check.phase !== "done") lines.push(`  running  ${check.code}`);
-    else lines.push(`  ${check.level.padEnd(7)}  ${check.code}: ${check.sentence}`);
-  }
-  const { targets } = warmupProgress(state);
-  if (targets.length) lines.push("", "Warm-up:");
-  for (const target of targets) {
-    const times = target.phase === "done" ? `cold ${seconds(target.cold)}, warm ${seconds(target.warm)}` : "";
-    lines.push(`  ${target.model} ${target.mode} ${target.phase} ${times} ${target.message}`.trimEnd());
-  }
-  lines.push(...reportCourse(state.course));
-  if (state.end?.code) lines.push("", `Error code: ${state.end.code}`);
-  if (state.end?.logTail.length) lines.push("Last lines of the log:", ...state.end.logTail.map((line) => `  ${line}`));
-  return `${lines.join("\n")}\n`;
-}
-
-function reportCourse(course) {
-  if (!course) return [];
-  const said = { copying: "still being copied", failed: course.message }[course.phase] ?? sayCourse(course);
-  return [
-    "",
-    `Course: ${course.title}: ${said}`,
-    ...course.kept.map((path) => `  kept      ${path}`),
-    ...course.conflicts.map(({ path, beside }) => `  conflict  ${path} (the course's: ${beside})`),
-    ...course.resets.map(({ message }) => `  reset     ${message}`),
-  ];
 }

@@ -288,9 +288,10 @@ def test_a_server_of_that_name_is_an_ordinary_one_for_whoever_does_not_teach(
 
 def test_whoever_logs_in_as_the_smoke_tests_account_gets_nothing(lab: Lab, course: Course) -> None:
     lab.add_users(SMOKER)
-    lab.spawn(SMOKER, {"course": "cv"})
-    lab.wait_until(lambda: lab.server(SMOKER) is None, 20, "it started")
-    assert "none is asked for" in json.dumps(lab.events(SMOKER)) or lab.container(SMOKER) is None
+    answer = lab.spawn(SMOKER, {"course": "cv"})
+    assert answer.status_code >= 400
+    assert "none is asked for" in answer.text
+    assert lab.container(SMOKER) is None
 
 
 @pytest.mark.parametrize(
@@ -379,6 +380,44 @@ def test_a_lab_whose_mirror_was_lost_goes_on_from_what_students_have(
     do(lab, "publish")
     assert synced(lab, "ana", after=1)["served"] == known(lab).served
     assert read(lab, "ana", "cv/after") == "still here"
+
+
+def test_a_volume_that_was_lost_comes_back(lab: Lab, course: Course) -> None:
+    volume = lab.docker.volumes.get(volumes_of(lab.hub_id, "cv")[0])
+    volume.remove()
+    lab.wait_until(
+        lambda: any(one.name == volume.name for one in lab.docker.volumes.list()), 45, "it stayed"
+    )
+    lab.start_server("ana", {"course": "cv"})
+    assert synced(lab, "ana")["served"] == known(lab).served
+
+
+def test_a_publication_whose_commit_is_nowhere_any_more_is_told_and_changes_nothing(
+    lab: Lab, course: Course
+) -> None:
+    before = known(lab)
+    gone = ("a" * 40, "b" * 40, "Gone")
+    lab.ledger().note_course(lab.hub_id, "cv", candidate=gone)
+    do(lab, "publish")
+    now = known(lab)
+    assert (now.served, now.commit, now.serial) == (before.served, before.commit, before.serial)
+    (line, *_) = lab.ledger().changes(lab.hub_id)
+    assert line.after["is"] == "publish failed"
+    assert "Preload the course again" in line.after["message"]
+
+
+def test_a_service_that_is_ended_in_the_middle_leaves_the_preload_to_the_next(
+    lab: Lab, forge: Forge, course: Course
+) -> None:
+    lab.ledger().ask_course(lab.hub_id, "cv", "preload", "bo")
+    lab.wait_until(
+        lambda: steps(known(lab)).get("smoke") == "running", 30, "it did not come that far"
+    )
+    service = lab.service_pid()
+    assert service is not None
+    subprocess.run(["kill", "-TERM", str(service)], check=True)
+    lab.wait_until(lambda: not known(lab).task, 90, "the preload was forgotten")
+    assert steps(known(lab))["smoke"] == "done", known(lab).steps
 
 
 def test_a_service_that_is_killed_in_the_middle_begins_the_preload_again(

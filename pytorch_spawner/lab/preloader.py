@@ -213,13 +213,17 @@ class Preloader:
             fetched = await self._fetch(course, mirror, progress)
             served = await self._check(course, mirror, fetched, progress)
             smoked = await self._smoke.run(course, progress, self._is_stopped)
-            await self._warm(course, mirror, smoked, progress)
             if not course.served:
-                # The first one: nobody has anything yet that it could take by surprise.
+                # The first one: nobody has anything yet that it could take by surprise. Before the
+                # warm cache, without which a course works as well.
                 await self._publish(course, fetched.commit, served.served)
+            await self._warm(course, mirror, smoked, progress)
         except StepFailed as error:
             await progress.skip_rest("A step before it failed.")
             log.info("the preload of the course %s ended: %s", name, error)
+        except LabError:
+            await progress.skip_rest("It could not be published.")
+            raise
         await self._call(
             lambda ledger: ledger.note_course(self._hub, name, preloaded_at=ledger.now())
         )

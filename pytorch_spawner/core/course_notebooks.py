@@ -228,6 +228,9 @@ def _form(path: str, name: str, notebook: dict[str, Any]) -> Iterator[Note]:
             fault = next((str(one.message) for one in found), "")
         except RecursionError:
             fault = "it is nested too deeply"
+        except (TypeError, KeyError, AttributeError):
+            # nbformat 5.11 words some faults only of what has the right types.
+            fault = "something in it is of another type than the format says"
     if fault:
         yield Note(
             "warn",

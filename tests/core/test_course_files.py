@@ -535,6 +535,7 @@ _JSON = st.recursive(
         },
     )
 )
+@example({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": None}]})
 @settings(max_examples=300, deadline=None)
 def test_whatever_a_notebook_holds_there_is_a_sentence_and_no_crash(said: object) -> None:
     for note in check_notebook("a.ipynb", json.dumps(said).encode()):

@@ -293,4 +293,4 @@ async def test_a_course_that_cannot_be_read_keeps_nobody_from_a_gpu(
         database.execute("UPDATE courses SET manifest = '{}'")
     queue = Dispatcher(lab)  # type: ignore[arg-type]
     assert (await acquire(lab, queue, begin(ledger, "ana"))).lease.username == "ana"
-    assert "the timetables of the courses cannot be read" in caplog.text
+    assert "the manifest of the course cv cannot be read" in caplog.text

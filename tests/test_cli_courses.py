@@ -139,7 +139,7 @@ def test_every_fault_is_named_with_its_line_and_place(run: Run, manifest: Path) 
     for fault in (
         "line 1: name: a to z, 0 to 9 and single hyphens, beginning with a letter",
         "line 2: titel: there is no such key",
-        "line 4: source.git: no password in the URL",
+        "line 4: source.git: no user or password in the URL",
         "line 5: request.gpus: ",
         "line 7: timetable.timezone: a time zone, such as Europe/Berlin",
         "line 9: timetable.sessions.0: end is 1 minute to 24 hours after start",

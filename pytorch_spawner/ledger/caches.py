@@ -88,15 +88,20 @@ class Caches(Log):
 
     def next_cache(self, hub: str) -> Cache | None:
         """Begin the oldest build that waits; None where none waits or one is under way."""
+        waiting = (
+            _rows(hub)
+            .where(CacheRow.state == "queued")
+            .order_by(CacheRow.asked_at, CacheRow.id)
+            .limit(1)
+        )
+        # Asked every second: nobody is to wait for a writer that has nothing to write.
+        with self._reading() as session:
+            if session.scalar(waiting) is None:
+                return None
         with self._transaction() as session:
             if session.scalar(_rows(hub).where(CacheRow.state.in_(UNDER_WAY)).limit(1)):
                 return None
-            row = session.scalar(
-                _rows(hub)
-                .where(CacheRow.state == "queued")
-                .order_by(CacheRow.asked_at, CacheRow.id)
-                .limit(1)
-            )
+            row = session.scalar(waiting)
             if row is None:
                 return None
             row.state, row.message = "building", "Its container is being started."

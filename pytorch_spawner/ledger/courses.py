@@ -153,13 +153,18 @@ class Courses(Log):
 
         What a service that died was at is asked for again.
         """
+        waiting = (
+            select(CourseRow)
+            .where(CourseRow.hub == hub, CourseRow.task != "", CourseRow.is_running.is_(False))
+            .order_by(CourseRow.asked_at, CourseRow.name)
+            .limit(1)
+        )
+        # Asked every second: nobody is to wait for a writer that has nothing to write.
+        with self._reading() as session:
+            if session.scalar(waiting) is None:
+                return None
         with self._transaction() as session:
-            row = session.scalar(
-                select(CourseRow)
-                .where(CourseRow.hub == hub, CourseRow.task != "", CourseRow.is_running.is_(False))
-                .order_by(CourseRow.asked_at, CourseRow.name)
-                .limit(1)
-            )
+            row = session.scalar(waiting)
             if row is None:
                 return None
             found = _course(row)
@@ -172,10 +177,12 @@ class Courses(Log):
 
     def requeue_courses(self, hub: str) -> None:
         """At the service's start: whatever the last one was at, begins again."""
+        running = select(CourseRow).where(CourseRow.hub == hub, CourseRow.is_running.is_(True))
+        with self._reading() as session:
+            if session.scalar(running.limit(1)) is None:
+                return
         with self._transaction() as session:
-            for row in session.scalars(
-                select(CourseRow).where(CourseRow.hub == hub, CourseRow.is_running.is_(True))
-            ):
+            for row in session.scalars(running):
                 row.is_running = False
                 self._count_up(session, hub, "shown")
 

@@ -296,7 +296,7 @@ def why_not_published(
     targets: Sequence[Target],
     expected: Collection[tuple[str, int | None]] = (),
     *,
-    max_warm_ratio: float = 1.0,
+    max_warm_ratio: float = 0.9,
 ) -> str:
     """Why a checked build must not be given out; "" when it may.
 

@@ -162,8 +162,11 @@ def test_a_machine_without_a_core_to_spare_starts_none_until_it_has_one() -> Non
 
 
 def test_a_machine_that_never_has_one_starts_one_all_the_same() -> None:
+    began = time.monotonic()
     with site(is_busy=lambda: True, quiet_s=0.05, patience_s=0.3) as lab:
         lab.wait_for_ready()
+        assert lab.pool.ready == 1
+        assert time.monotonic() - began >= 0.3
 
 
 def test_another_event_loop(lab: Site) -> None:

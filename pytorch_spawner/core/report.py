@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.masking import plain
-from pytorch_spawner.core.report_facts import Facts, Started, gather
+from pytorch_spawner.core.report_facts import Facts, Start, gather
 from pytorch_spawner.core.tickets import Place, describe_place
 
 MAX_BYTES: Final = 32 * 1024
@@ -31,7 +31,7 @@ _DOING: Final = {
 }
 
 
-def report_of(start: Started, events: Iterable[Event], now: float) -> str:
+def report_of(start: Start, events: Iterable[Event], now: float) -> str:
     """Say what became of a start.
 
     Args:
@@ -46,7 +46,7 @@ def report_of(start: Started, events: Iterable[Event], now: float) -> str:
 
 
 def with_place(
-    start: Started, events: Sequence[Event], queue: Iterable[Place], now: float
+    start: Start, events: Sequence[Event], queue: Iterable[Place], now: float
 ) -> tuple[Event, ...]:
     """The journal with the present place in the queue, which is no entry of it.
 

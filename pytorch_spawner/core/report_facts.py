@@ -37,7 +37,7 @@ _LAST: Final = 253_402_300_799.0
 Facts = dict[str, Any]
 
 
-class Started(Protocol):
+class Start(Protocol):
     """One start of one server, as the ledger keeps it."""
 
     @property
@@ -73,7 +73,7 @@ class Started(Protocol):
         """How it ended; "" while it lasts."""
 
 
-def gather(start: Started, events: Iterable[Event], now: float) -> Facts:
+def gather(start: Start, events: Iterable[Event], now: float) -> Facts:
     """Fold a journal.
 
     Args:
@@ -113,7 +113,7 @@ def number(value: Any, least: float, most: float) -> float | None:
     return value if least <= value <= most else None
 
 
-def _begin(start: Started, now: float) -> Facts:
+def _begin(start: Start, now: float) -> Facts:
     request = start.request if isinstance(start.request, Mapping) else {}
     return {
         "v": 1,

@@ -14,9 +14,9 @@ from urllib.parse import quote, urlencode
 
 from pytorch_spawner.core.courses import Course, why_outside
 from pytorch_spawner.core.journal import Event
+from pytorch_spawner.core.report_facts import Start
 from pytorch_spawner.lab import auth, views
 from pytorch_spawner.lab.handlers import ApiError
-from pytorch_spawner.lab.ports import Start
 from pytorch_spawner.lab.settings import LabSettings
 from pytorch_spawner.lab.web import PageHandler
 

@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from pytorch_spawner.core.journal import Event
+from pytorch_spawner.core.report_facts import Start
 from pytorch_spawner.core.tickets import Place
 from pytorch_spawner.errors import LabError
-from pytorch_spawner.lab.ports import Ledger, Start
+from pytorch_spawner.lab.ports import Ledger
 from pytorch_spawner.lab.queue import Places, still_waits
 
 log = logging.getLogger(__name__)

@@ -13,45 +13,10 @@ from pytorch_spawner.core.gpus import GpuUuid, Inventory
 from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.placement import DeviceSetting, Holding
+from pytorch_spawner.core.report_facts import Start
 from pytorch_spawner.core.tickets import Place, Ticket
 from pytorch_spawner.core.usage_report import Busy, Used
 from pytorch_spawner.core.warmcache import Cache
-
-
-class Start(Protocol):
-    """One start of one server, as the ledger keeps it."""
-
-    @property
-    def id(self) -> str:
-        """Unique in the ledger."""
-
-    @property
-    def username(self) -> str:
-        """Whose server it is."""
-
-    @property
-    def servername(self) -> str:
-        """Name of the server; "" is the default one."""
-
-    @property
-    def image(self) -> str:
-        """Image reference."""
-
-    @property
-    def request(self) -> Mapping[str, Any]:
-        """What was asked for, as JSON."""
-
-    @property
-    def created_at(self) -> float:
-        """Unix time in seconds."""
-
-    @property
-    def ended_at(self) -> float | None:
-        """Unix time in seconds; None while it lasts."""
-
-    @property
-    def outcome(self) -> str:
-        """How it ended; "" while it lasts."""
 
 
 class Lease(Protocol):

@@ -16,12 +16,12 @@ from tornado.iostream import StreamClosedError
 
 from pytorch_spawner.core.courses import SMOKER, TRY, tried_course
 from pytorch_spawner.core.journal import MAX_EVENTS_A_START, Report, parse_report
+from pytorch_spawner.core.report_facts import Start
 from pytorch_spawner.errors import LabError
 from pytorch_spawner.lab import auth, views
 from pytorch_spawner.lab.events import Batch, View, has_changed
 from pytorch_spawner.lab.handlers import ApiError, ApiHandler
 from pytorch_spawner.lab.limits import retry_after
-from pytorch_spawner.lab.ports import Start
 from pytorch_spawner.lab.rights import RECHECK_S, STREAM_S
 
 KEEP_ALIVE_S: Final = 10.0

@@ -16,10 +16,11 @@ from pytorch_spawner.core.changes import can_undo, say_change
 from pytorch_spawner.core.gpus import Inventory
 from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.placement import Holding
+from pytorch_spawner.core.report_facts import Start
 from pytorch_spawner.core.tickets import Place, Ticket, describe_place
 from pytorch_spawner.lab.auth import is_admin, is_instructor, is_viewer
 from pytorch_spawner.lab.etags import etag_of
-from pytorch_spawner.lab.ports import Change, Lease, Start
+from pytorch_spawner.lab.ports import Change, Lease
 from pytorch_spawner.lab.settings import LabSettings
 
 GPU_UUID_IN_TEXT: Final = re.compile(r"(?:GPU|MIG)-[0-9A-Fa-f][0-9A-Za-z-]*")

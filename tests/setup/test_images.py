@@ -146,6 +146,128 @@ def test_a_jupyterhub_that_changed_is_imported_whole(lab_image: str) -> None:
     assert last.startswith("6.")
 
 
+BOOT = """
+import runpy
+runpy.run_path("/opt/lab/bin/jupyterhub-singleuser")["prepare"]()
+import jupyterlab.labapp, tornado.locale, tornado.web
+def source(module): return type(module.__spec__.loader).__name__
+print(source(tornado.web), source(tornado.locale), getattr(tornado.locale, "edited", False))
+"""
+
+
+def test_the_servers_modules_come_from_one_file(lab_image: str) -> None:
+    said = inside(lab_image, "python3 -s -", uid=54321, given=BOOT)
+    assert said.split() == ["RecordedLoader", "RecordedLoader", "False"]
+
+
+def test_a_module_that_a_derived_image_changed_is_imported_as_it_is_now(lab_image: str) -> None:
+    script = """
+        echo 'edited = True' >> /opt/lab/lib/python3.11/site-packages/tornado/locale.py
+        python3 -s -
+    """
+    said = inside(lab_image, script, given=BOOT)
+    assert said.split() == ["RecordedLoader", "SourceFileLoader", "True"]
+
+
+def test_a_derived_image_can_record_its_own_modules(lab_image: str) -> None:
+    script = """
+        at=/opt/lab/share/pytorch-spawner/boot
+        echo 'edited = True' >> /opt/lab/lib/python3.11/site-packages/tornado/locale.py
+        HOME=/tmp/home python3 -s $at/record_boot.py /opt/lab/bin/jupyterhub-singleuser
+        python3 -s -
+    """
+    assert inside(lab_image, script, given=BOOT).split() == [
+        "RecordedLoader",
+        "RecordedLoader",
+        "True",
+    ]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "rm $at/boot.bin",
+        "echo nonsense > $at/boot.bin",
+        "truncate -s 1000 $at/boot.bin",
+        "rm $at/boot_archive.py",
+        "export PYTHONPATH=/tmp",
+    ],
+)
+def test_without_an_archive_that_fits_everything_is_imported_from_its_files(
+    lab_image: str, damage: str
+) -> None:
+    script = f"at=/opt/lab/share/pytorch-spawner/boot; {damage}; python3 -s -"
+    said = inside(lab_image, script, given=BOOT)
+    assert said.split() == ["SourceFileLoader", "SourceFileLoader", "False"]
+
+
+LATER = """
+import re, runpy, ssl, sys
+runpy.run_path("/opt/lab/bin/jupyterhub-singleuser")["prepare"]()
+import aiohttp.connector, jupyterlab.labapp, jupyterlab.extensions.pypi as panel
+import jupyterlab_server.listings_handler as listings
+print([name for name in ("httpx", "requests", "aiodns", "IPython") if name in sys.modules])
+context = aiohttp.connector._SSL_CONTEXT_VERIFIED
+context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname="hub")
+print(len(context.get_ca_certs()) > 100, context.verify_mode.name, context.check_hostname)
+client = panel.httpx.AsyncClient()
+print(client.headers["user-agent"].split("/")[0], client.get.__self__.__class__.__name__)
+print(listings.requests.request.__module__)
+match = re.compile(r"(?P<year>[0-9]+)-(x)?", re.IGNORECASE).fullmatch("2026-X")
+print(match.group("year"), match.lastindex)
+"""
+
+
+def test_clients_and_certificates_are_loaded_when_they_are_used_and_are_the_real_ones(
+    lab_image: str,
+) -> None:
+    said = inside(lab_image, "python3 -s -", uid=54321, given=LATER).splitlines()
+    assert said == [
+        "[]",
+        "True CERT_REQUIRED True",
+        "python-httpx AsyncClient",
+        "requests.api",
+        "2026 2",
+    ]
+
+
+PATTERNS = """
+import re, runpy, sys
+sys.path.insert(0, "/opt/lab/share/pytorch-spawner/boot")
+import boot_archive, marshal
+content = open(boot_archive.PATH, "rb").read()
+size = int.from_bytes(content[:8], "little")
+patterns = marshal.loads(content[8:8 + size])[2]
+given = {key: re._compiler.compile(*key) for key in patterns}
+boot_archive.use_patterns(dict(patterns))
+def facts(one): return one.pattern, one.flags, one.groups, dict(one.groupindex)
+same = all(facts(re._compiler.compile(*key)) == facts(given[key]) for key in given)
+print(len(given) > 100, same, all(re._compiler.compile(*key) == given[key] for key in given))
+"""
+
+
+def test_recorded_patterns_are_what_python_would_compile(lab_image: str) -> None:
+    # Patterns are equal when their compiled code is.
+    assert inside(lab_image, "python3 -s -", uid=54321, given=PATTERNS) == "True True True\n"
+
+
+def test_the_launchers_entry_is_a_file_that_any_uid_can_read_and_no_server_imports(
+    lab_image: str,
+) -> None:
+    script = """
+        python3 - <<'END'
+from pathlib import Path
+from jupyter_core.paths import jupyter_path
+from jupyterlab_server.config import get_federated_extensions
+found = get_federated_extensions(jupyter_path("labextensions"))["@pytorch-spawner/my-gpu"]
+load = Path(found["ext_path"], found["jupyterlab"]["_build"]["load"])
+print(len(load.read_text()) > 1000, [path.suffix for path in load.parent.iterdir()])
+END
+        grep -rl my-gpu /opt/lab/etc /opt/lab/lib/python3*/site-packages/*.dist-info || echo none
+    """
+    assert inside(lab_image, script, uid=54321).splitlines() == ["True ['.js']", "none"]
+
+
 def test_its_size_and_labels(lab_image: str) -> None:
     labels = '{{index .Config.Labels "org.pytorch-spawner.image.%s"}}'
     variant = of_image(lab_image, labels % "variant")

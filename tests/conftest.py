@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
+import sqlite3
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import tests.examples  # noqa: F401  (before any test says how many examples it wants)
 
 IMAGE = os.environ.get("LAB_IMAGE", "pytorch-spawner/lab:cpu")
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,6 +72,48 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason=troubles[marker]))
 
 
+def pytest_collection_finish() -> None:
+    """Thousands of tests stay until the end: no collection need look through them again."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def lab_image() -> str:
     return IMAGE
+
+
+@pytest.fixture(scope="session", autouse=True)
+def new_ledgers_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nearly every test makes a ledger: the migrations make the first, and its schema the others.
+
+    ``ledger/test_migrations.py`` holds what the migrations do; an older ledger always runs them.
+    """
+    database = sys.modules.get("pytorch_spawner.ledger.database")
+    if database is None:  # no test that was collected has one
+        yield
+        return
+    migrate, made = database._migrate, []
+
+    def quick(connection: Any) -> None:
+        if connection.dialect.name != "sqlite" or database._revision(connection) is not None:
+            migrate(connection)
+            return
+        if not made:
+            path = tmp_path_factory.mktemp("schema") / "ledger.sqlite"
+            engine = database._create_engine(f"sqlite:///{path}", journal="DELETE", mode="rwc")
+            with engine.begin() as first:
+                migrate(first)
+            engine.dispose()
+            with sqlite3.connect(path) as opened:
+                made.extend(line for line in opened.iterdump() if line not in _AROUND)
+            opened.close()
+        for statement in made:
+            connection.exec_driver_sql(statement)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database, "_migrate", quick)
+        yield
+
+
+_AROUND = ("BEGIN TRANSACTION;", "COMMIT;")

@@ -60,6 +60,27 @@ def process_name(pid: int, proc: Path = PROC) -> str:
     return "".join(letter for letter in name if letter.isprintable())[:_NAME_CHARS].strip()
 
 
+def pid_inside(pid: int, proc: Path = PROC) -> int | None:
+    """The number that a process has in its own container.
+
+    Args:
+        pid: As the host numbers it.
+        proc: Where procfs is.
+
+    Returns:
+        The same number for a process in no pid namespace of its own; None when it is gone, or the
+        kernel (before 4.1) does not say.
+
+    Source: proc(5), NSpid: the numbers from the namespace of the reader down to the innermost one.
+    A container inside a student's container is one further; its processes are known by the first.
+    """
+    for line in _read(proc / str(pid) / "status").splitlines():
+        if line.startswith("NSpid:"):
+            numbers = line.split()[1:3]
+            return int(numbers[-1]) if numbers else None
+    return None
+
+
 def _sees_host(proc: Path) -> bool:
     try:
         return str((proc / "self" / "ns" / "pid").readlink()) == _HOST_NAMESPACE

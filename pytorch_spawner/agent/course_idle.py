@@ -1,4 +1,4 @@
-"""The agent while nothing happens: looks at one file, and starts a process when that changes.
+"""The agent beside a course while nothing happens: starts a process when one file changes.
 
 It stays as long as the container lives, once for each student, so it imports next to nothing and
 takes half the memory of the agent. What there is to do is done by a process that ends.
@@ -6,6 +6,7 @@ takes half the memory of the agent. What there is to do is done by a process tha
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -13,12 +14,14 @@ import time
 from dataclasses import asdict, dataclass, field
 from typing import List, Mapping, NoReturn, Tuple
 
+from pytorch_spawner.agent import device_watch
 from pytorch_spawner.agent.launch import CONFIG_ENV, self_command
 
 STATE_ENV = "PYTORCH_SPAWNER_COURSE_STATE"
 LOOK_S = 5.0
 AGAIN_S = 60.0
 _TURN_S = 3600.0
+_GPU_TURN_S = 300.0
 
 
 @dataclass
@@ -85,12 +88,27 @@ def idle(environ: Mapping[str, str]) -> NoReturn:
     course = json.loads(environ[CONFIG_ENV])["course"]
     seen = Seen.read(environ[STATE_ENV])
     again_at = time.monotonic() + AGAIN_S
+    looked_at = 0.0
     while True:
         time.sleep(LOOK_S)
+        if time.monotonic() - looked_at >= device_watch.LOOK_S:
+            looked_at = time.monotonic()
+            tell_of_gpu()
         if is_due(seen, course["notice"], again_at):
             stamp = stamp_of(course["notice"])
             seen = take_turn(seen, stamp)
             again_at = time.monotonic() + AGAIN_S
+
+
+def tell_of_gpu() -> None:
+    """Let a process say that the GPU was lost, or came back, where that is so."""
+    if not device_watch.has_changed(os.environ):
+        return
+    # Noted first: what cannot be said now would not be said better every few seconds.
+    device_watch.remember(is_denied=bool(device_watch.denied()))
+    command = [*self_command(isolated=True), "--worker", "gpu-turn"]
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=_GPU_TURN_S)
 
 
 def take_turn(seen: Seen, stamp: Tuple[int, int, int]) -> Seen:

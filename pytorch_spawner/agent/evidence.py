@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Tuple
 
-_SHORT = 160
+_SHORT, _LONG = 160, 400
+_OUT_OF_MEMORY = "out of memory|OutOfMemoryError"
 
 # (words in the error, sentence, what the admin can do); the first that matches.
 CAUSES: Tuple[Tuple[str, str, str], ...] = (
@@ -39,7 +40,7 @@ CAUSES: Tuple[Tuple[str, str, str], ...] = (
         "torch.compile needs compute capability 7.0 or newer.",
     ),
     (
-        "out of memory|OutOfMemoryError",
+        _OUT_OF_MEMORY,
         "The GPU's memory is full",
         "See who uses it: nvidia-smi on the host, or the lab's GPU page.",
     ),
@@ -47,6 +48,11 @@ CAUSES: Tuple[Tuple[str, str, str], ...] = (
         "no kernel image is available",
         "This image's PyTorch has no code for this GPU",
         "Offer an image whose PyTorch supports it.",
+    ),
+    (
+        "denied: 'g++'|denied: 'gcc'|denied: 'c++'|denied: 'clang",
+        "This image's compiler may not be run, and torch.compile needs it",
+        "Make gcc and g++ executable for everybody in the image.",
     ),
     (
         "Read-only file system|PermissionError|Permission denied|No space left|Disk quota",
@@ -60,6 +66,12 @@ CAUSES: Tuple[Tuple[str, str, str], ...] = (
     ),
     ("uid not found", "The container has no user name", "Set USER in the container."),
 )
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the GPU had no memory left."""
+    text = f"{type(error).__name__}: {error}"
+    return any(word in text for word in _OUT_OF_MEMORY.split("|"))
 
 
 def cause(error: BaseException) -> Tuple[str, str]:
@@ -87,6 +99,7 @@ class Evidence:
         graph_breaks: Reasons why a function was split, shortened.
         fx_hit: Compiled code found in the cache; 0 before torch 2.6, which has no such cache.
         fx_miss: Compiled code that had to be made.
+        reasons: Why functions were split or stayed uncompiled, in torch's own words and at length.
     """
 
     graphs: int
@@ -95,6 +108,7 @@ class Evidence:
     graph_breaks: Tuple[str, ...]
     fx_hit: int
     fx_miss: int
+    reasons: Tuple[str, ...] = ()
 
     @property
     def compiled(self) -> bool:
@@ -125,6 +139,7 @@ def read() -> Evidence:
     from torch._dynamo.utils import counters
 
     inductor = counters["inductor"]
+    reasons = (*counters["graph_break"], *counters["unimplemented"])
     return Evidence(
         graphs=int(counters["stats"]["unique_graphs"]),
         frames=int(counters["frames"]["total"]),
@@ -132,4 +147,5 @@ def read() -> Evidence:
         graph_breaks=tuple(str(reason)[:_SHORT] for reason in counters["graph_break"])[:5],
         fx_hit=int(inductor["fxgraph_cache_hit"]),
         fx_miss=int(inductor["fxgraph_cache_miss"]),
+        reasons=tuple(str(reason)[:_LONG] for reason in reasons)[:5],
     )

@@ -8,9 +8,7 @@ GPU from the second only.
 from __future__ import annotations
 
 import csv
-import errno
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -20,6 +18,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 from pytorch_spawner.agent.codes import Outcome, outcome
 from pytorch_spawner.agent.config import Config
+from pytorch_spawner.agent.device_watch import denied
 from pytorch_spawner.agent.launch import self_command
 
 _PROBE_S = 12.0
@@ -73,22 +72,6 @@ def probe() -> Driver:
         refusal=" ".join(text.split())[:300] if status else "",
         denied=denied(),
     )
-
-
-def denied(paths: Sequence[str] = ("/dev/nvidiactl",)) -> Tuple[str, ...]:
-    """Device files that exist, and that this container's cgroup forbids to open.
-
-    It costs microseconds and wakes no GPU, so it can be asked again at any time. EPERM is the
-    cgroup's answer; wrong owners and modes would be EACCES.
-    """
-    found: List[str] = []
-    for path in paths:
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
-        except OSError as error:
-            if error.errno == errno.EPERM:
-                found.append(path)
-    return tuple(found)
 
 
 def answer(command: Sequence[str], timeout_s: float = _PROBE_S) -> Optional[str]:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 
 CONFIG_ENV = "PYTORCH_SPAWNER_AGENT"
 URL_ENV = "PYTORCH_SPAWNER_EVENTS_URL"
+FIRST_ENV = "PYTORCH_SPAWNER_BRINGS_FIRST"
 
 # What a shell answers, which is what people and tools know: not executable, not found.
 EXIT_NOT_EXECUTABLE = 126
@@ -22,8 +24,19 @@ EXIT_USAGE = 2
 # Source: subprocess, "restore_signals", Python 3.9 to 3.13.
 _IGNORED_BY_PYTHON = ("SIGPIPE", "SIGXFZ", "SIGXFSZ")
 
+# The worker begins at the latest so long after the container: a JupyterLab that does not come up
+# is what the checks may explain. On a machine that has a core to spare it does not wait so long.
+_PATIENCE_S = 8.0
+_IDLE_PATIENCE_S = 1.2
+# From the open port to the first answer.
+_SETTLE_S = 0.25
+_LOOK_S = 0.05
+# For a core to be free, once JupyterLab is up: its student may look at the page already.
+_QUIET_S = 2.0
+
 _USAGE = """usage: python3 agent.pyz -- COMMAND [ARGUMENT...]  run COMMAND and the checks
        python3 agent.pyz --report [--json]        run the checks and print them
+       python3 agent.pyz --kernels                print what notebooks and terminals hold
        python3 agent.pyz --build                  compile a suite, as the configuration says
        python3 agent.pyz --seal DIRECTORY cpu|gpu make what was compiled a read-only cache
 """
@@ -40,11 +53,18 @@ def main(argv: list[str]) -> int:
     """
     if argv[:1] == ["--"] and len(argv) > 1:
         start_worker()
+        from pytorch_spawner.agent import full_home
+
+        full_home.move_jupyter(os.environ)
         return become(argv[1:])
     if argv == ["--worker", "course-idle"]:
         from pytorch_spawner.agent import course_idle
 
         return course_idle.idle(os.environ)
+    if argv == ["--worker", "gpu-idle"]:
+        from pytorch_spawner.agent import device_watch
+
+        return device_watch.idle()
     if argv[:1] == ["--worker"] and len(argv) > 1:
         from pytorch_spawner.agent import worker
 
@@ -57,6 +77,10 @@ def main(argv: list[str]) -> int:
         from pytorch_spawner.agent import seed
 
         return seed.main(argv[1:])
+    if argv[:1] == ["--kernels"]:
+        from pytorch_spawner.agent import kernels
+
+        return kernels.main(argv[1:])
     if argv[:1] == ["--report"]:
         from pytorch_spawner.agent import terminal
 
@@ -114,10 +138,59 @@ def _detach() -> None:
             for fd in (0, 1, 2):
                 os.dup2(null, fd)
             os.closerange(3, 256)
+            if not os.environ.get(FIRST_ENV):
+                wait_for_turn()
             command = [*self_command(isolated=True), "--worker", "agent"]
             os.execv(command[0], command)  # noqa: S606 (the program itself)
     finally:
         os._exit(0)
+
+
+def wait_for_turn(root: str = "/", patience_s: float = _PATIENCE_S) -> None:
+    """Wait, at nearly no cost, until JupyterLab has opened its port and a core is free.
+
+    The worker's own start and the cheap checks take a quarter of a second of a core. Within a class
+    that starts at once, low priority would not help: each container is given its share of the
+    machine, whatever the priorities in it are. Where there is something to bring before JupyterLab
+    opens (``FIRST_ENV``: a course's notebooks, a warm cache), the worker starts at once, and waits
+    before the checks. Without JupyterHub's variables nothing waits.
+
+    Args:
+        root: Where proc is; tests give a directory of their own.
+        patience_s: Longest wait.
+    """
+    url = os.environ.get("JUPYTERHUB_SERVICE_URL", "")
+    port = url.rpartition(":")[2].partition("/")[0]
+    if not port.isdigit():
+        return
+    from pytorch_spawner.agent.machine import is_busy, wait_for_quiet
+
+    began = time.monotonic()
+    while not _listens(int(port), root):
+        waited_s = time.monotonic() - began
+        if waited_s > patience_s or (waited_s > _IDLE_PATIENCE_S and not is_busy()):
+            break
+        time.sleep(_LOOK_S)
+    else:
+        time.sleep(_SETTLE_S)
+    wait_for_quiet(min(_QUIET_S, max(0.0, patience_s - (time.monotonic() - began))))
+
+
+def _listens(port: int, root: str) -> bool:
+    """Whether anything in this container waits for connections at a port; no connection is made."""
+    ending = f":{port:04X}"
+    for name in ("tcp", "tcp6"):
+        try:
+            with open(f"{root}proc/net/{name}") as table:  # noqa: PTH123 (pathlib costs 5 ms here)
+                rows = table.read().splitlines()[1:]
+        except OSError:
+            continue
+        for row in rows:
+            # proc(5): "0: 00000000:22B8 00000000:0000 0A ...", of which 0A means that it listens.
+            fields = row.split()
+            if len(fields) > 3 and fields[1].endswith(ending) and fields[3] == "0A":
+                return True
+    return False
 
 
 def become(command: list[str]) -> int:

@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 from pytorch_spawner.agent import (
     child,
     course_watch,
+    device_watch,
     diagnose,
     gpus,
     health,
@@ -29,6 +30,8 @@ from pytorch_spawner.agent.warmup import SAMPLE_S
 
 # A C++ compiler at low priority takes a minute on a machine where a whole class starts at once.
 _COMPILE_PATIENCE = 3
+# The driver's probe asks up to three programs, each with its own deadline.
+_DRIVER_S = 40.0
 # The checks begin at the latest so long after the course's notebooks did.
 _COURSE_WAIT_S = 3.0
 
@@ -41,11 +44,13 @@ class Findings:
         levels: Level by code, of the checks that are done.
         device: Where PyTorch computes: "cuda:0" or "cpu".
         device_name: For people.
+        denied: The host did not let this container use its GPU any more.
     """
 
     levels: Dict[str, str] = field(default_factory=dict)
     device: str = "cpu"
     device_name: str = ""
+    denied: bool = False
 
     def note(self, data: Mapping[str, Any]) -> None:
         """Take in the data of a check's event."""
@@ -56,6 +61,8 @@ class Findings:
         if data["code"] == "torch" and isinstance(facts, dict):
             self.device = str(facts.get("device", "cpu"))
             self.device_name = str(facts.get("device_name", ""))
+        if data["code"] == "driver" and isinstance(facts, dict):
+            self.denied = bool(facts.get("denied"))
 
     @property
     def why_no_warmup(self) -> str:
@@ -196,10 +203,22 @@ def _cheap_checks(config: Config, tell: Send) -> gpus.Driver:
         "gpu-limit": lambda: limits.gpu_limit(config, environ),
     }
     for code, check in checks.items():
-        # The driver's probe asks up to three programs, each with its own deadline.
-        deadline_s = 40.0 if code == "driver" else diagnose.CHEAP_DEADLINE_S
+        deadline_s = _DRIVER_S if code == "driver" else diagnose.CHEAP_DEADLINE_S
         diagnose.run_check(code, check, tell, deadline_s)
     return found[0] if found else gpus.Driver()
+
+
+def check_driver(config: Config, send: Send) -> bool:
+    """Run the check of the driver alone; returns whether the host has taken the GPU away."""
+    found: List[gpus.Driver] = []
+
+    def driver() -> Outcome:
+        found.append(gpus.probe())
+        return gpus.driver(config, found[0])
+
+    diagnose.run_check("driver", driver, send, _DRIVER_S)
+    # A probe that hangs says nothing, and would be asked again at once.
+    return bool(found[0].denied if found else device_watch.denied())
 
 
 def _torch_checks(config: Config, driver: gpus.Driver, findings: Findings, tell: Send) -> None:
@@ -262,13 +281,16 @@ def run_warmup(config: Config, findings: Findings, send: Send) -> None:
         if kind in ("warmup", "sample"):
             send(kind, data)
 
-    why = findings.why_no_warmup
+    why, log = findings.why_no_warmup, {}
     if targets and not why:
-        why = _warm(config, targets, device, receive)
+        why, printed = _warm(config, targets, device, receive)
+        # Of the first that has no end, which was under way.
+        log = {"log": {"error": printed}} if printed else {}
     for target in targets:
         if target["id"] not in ends:
             ends[target["id"]] = "skipped"
-            send("warmup", {"phase": "skipped", **target, "message": why})
+            send("warmup", {"phase": "skipped", **target, "message": why, **log})
+            log = {}
     levels = {"done": "ok", "skipped": "unknown", "failed": "warn"}
     level = worst([levels[end] for end in ends.values()])
     seconds = round(time.monotonic() - began, 3)
@@ -280,11 +302,11 @@ def _warm(
     targets: List[Dict[str, str]],
     device: str,
     receive: Callable[[str, Dict[str, Any]], None],
-) -> str:
+) -> Tuple[str, str]:
     """Run the process that warms up.
 
     Returns:
-        Why some targets may have no end.
+        Why some targets may have no end, and the last that was printed.
     """
     uuids = [gpu.uuid for gpu in config.real_gpus] if device != "cpu" else []
     stop = threading.Event()
@@ -300,8 +322,10 @@ def _warm(
     )
     stop.set()
     if ended.late:
-        return f"The warm-up was stopped after {config.warmup_deadline_s:g} s."
-    return f"The warm-up ended unexpectedly, with status {ended.status}."
+        why = f"The warm-up was stopped after {config.warmup_deadline_s:g} s."
+    else:
+        why = f"The warm-up ended unexpectedly, with status {ended.status}."
+    return why, ended.tail
 
 
 def _sample(

@@ -29,6 +29,7 @@ class Bench:
         cuda_of_driver: The newest CUDA the driver runs; ``None`` is unknown.
         torch: The module, once the first check imported it.
         device: "cuda:0" or "cpu".
+        is_full: A check found no memory left on the GPU; the others would find the same.
     """
 
     def __init__(self, config: Config, cuda_of_driver: Optional[Tuple[int, int]]) -> None:
@@ -36,6 +37,7 @@ class Bench:
         self.cuda_of_driver = cuda_of_driver
         self.torch: Any = None
         self.device = "cpu"
+        self.is_full = False
 
     @property
     def lost_gpu(self) -> bool:
@@ -65,14 +67,17 @@ def _one(bench: Bench, check: Callable[[Bench], Outcome]) -> Outcome:
         return outcome("unknown", "Not checked, because there is no PyTorch to check.")
     if check in _ON_GPU and bench.lost_gpu:
         return outcome("unknown", "Not checked, because PyTorch does not find your GPU.")
+    if check in _ON_GPU and bench.is_full:
+        return outcome("unknown", "Not checked, because the GPU's memory is full.")
     try:
         return check(bench)
     except Exception as error:  # noqa: BLE001 (whatever torch raises is the finding)
-        sentence, remedy = evidence.cause(error)
-        return outcome(
-            "fail", f"{sentence}.", "Tell your admin, or choose another image.", remedy,
-            error=repr(error)[:500],
-        )  # fmt: skip
+        sentence, admin_remedy = evidence.cause(error)
+        remedy = "Tell your admin, or choose another image."
+        if evidence.is_out_of_memory(error):
+            bench.is_full = bench.device != "cpu"
+            remedy = "Shut down notebooks that still hold memory of this GPU; else tell your admin."
+        return outcome("fail", f"{sentence}.", remedy, admin_remedy, error=repr(error)[:500])
 
 
 def _torch(bench: Bench) -> Outcome:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Tuple
 
-from pytorch_spawner.agent import evidence
+from pytorch_spawner.agent import compile_log, evidence
 from pytorch_spawner.agent.models import BUILDERS, Workload, train_step
 from pytorch_spawner.agent.report import Send
 
@@ -38,16 +38,18 @@ def run(job: Dict[str, Any], emit: Send) -> None:
         threading.Thread(
             target=_sample_forever, args=(torch, job["sample"], emit), daemon=True
         ).start()
-    for target in job["targets"]:
-        emit("warmup", {"phase": "running", **target})
-        try:
-            found = warm(torch, target["model"], target["mode"], job["device"])
-        except Exception as error:  # noqa: BLE001 (whatever torch raises is the finding)
-            sentence, _ = evidence.cause(error)
-            emit("warmup", {"phase": "failed", **target, "message": f"{sentence}."})
-        else:
-            emit("warmup", {**found, **target})
-        _let_go(torch)
+    with compile_log.listening(torch) as listener:
+        for target in job["targets"]:
+            emit("warmup", {"phase": "running", **target})
+            try:
+                found = warm(torch, target["model"], target["mode"], job["device"], listener)
+            except Exception as error:  # noqa: BLE001 (whatever torch raises is the finding)
+                sentence, _ = evidence.cause(error)
+                log = compile_log.of_failure(error, listener.take())
+                emit("warmup", {"phase": "failed", **target, "message": f"{sentence}.", "log": log})
+            else:
+                emit("warmup", {**found, **target})
+            _let_go(torch)
 
 
 def step_back() -> None:
@@ -73,7 +75,9 @@ def cpus() -> int:
     return max(1, count)
 
 
-def warm(torch: Any, model: str, mode: str, device: str) -> Dict[str, Any]:
+def warm(
+    torch: Any, model: str, mode: str, device: str, listener: compile_log.Listener
+) -> Dict[str, Any]:
     """Compile one network twice: from whatever the disk holds, then from the disk alone.
 
     Args:
@@ -81,11 +85,13 @@ def warm(torch: Any, model: str, mode: str, device: str) -> Dict[str, Any]:
         model: Key of ``BUILDERS``.
         mode: Of ``torch.compile``.
         device: "cpu" or "cuda:N".
+        listener: Hears what torch says meanwhile.
 
     Returns:
         The end of a warm-up event: "phase" ("done", or "failed" with a "message" when torch ran
-        it uncompiled), seconds of the first and of the second compiled step, and counters. The
-        second is what a prepared kernel pays: a fresh process adds torch's own imports to it.
+        it uncompiled), seconds of the first and of the second compiled step, counters, and the
+        "log". The second step is what a prepared kernel pays: a fresh process adds torch's own
+        imports to it.
     """
     work = BUILDERS[model](torch, device)
     cold_s, first = _first_step(torch, work, mode)
@@ -101,6 +107,7 @@ def warm(torch: Any, model: str, mode: str, device: str) -> Dict[str, Any]:
             "graph_breaks": len(first.graph_breaks),
         },
         "message": _note(first, second),
+        "log": compile_log.of_success(first, second, listener.take()),
     }
     if not first.compiled:
         ended.update(phase="failed", message="PyTorch ran it uncompiled, without an error.")

@@ -9,12 +9,16 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Callable, Dict, Mapping, Optional
+from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional
 from urllib.parse import urlsplit
 
+from pytorch_spawner.agent import launch
 from pytorch_spawner.agent.config import Config, parse
-from pytorch_spawner.agent.launch import CONFIG_ENV, URL_ENV
+from pytorch_spawner.agent.launch import CONFIG_ENV, FIRST_ENV, URL_ENV
 from pytorch_spawner.agent.report import Reporter
+
+if TYPE_CHECKING:
+    from pytorch_spawner.agent.course_idle import Seen
 
 _LAB_WAIT_S = 15.0
 _LAB_POLL_S = 0.2
@@ -41,17 +45,53 @@ def _agent() -> None:
 
     watch = session.begin_course(config, reporter.send, log)
     is_warm = session.take_warm_cache(config, reporter.send)
+    if os.environ.get(FIRST_ENV):
+        launch.wait_for_turn()
     findings = session.run_checks(config, reporter.send, wait_for_turn)
     session.try_course(config, watch, reporter.send)
     if not is_warm:
         session.run_warmup(config, findings, reporter.send)
     reporter.close(_LAST_REPORTS_S)
-    if watch is not None:
-        from pytorch_spawner.agent.course_idle import become_idle
+    seen = None if watch is None else watch.leave()
+    reporter.close(_LAST_REPORTS_S)
+    _stay(seen, is_gpu_watched=_watch_gpu(config, findings.denied))
 
-        seen = watch.leave()
-        reporter.close(_LAST_REPORTS_S)
-        become_idle(seen)
+
+def _watch_gpu(config: Config, is_denied: bool) -> bool:
+    """Begin to look whether the host takes the GPU away; returns whether there is one to watch."""
+    from pytorch_spawner.agent import device_watch
+
+    if not config.real_gpus or not device_watch.is_there():
+        return False
+    device_watch.remember(is_denied=is_denied)
+    return True
+
+
+def _stay(seen: Optional[Seen], *, is_gpu_watched: bool) -> None:
+    """Become what stays as long as the container does; returns where nothing has to."""
+    if seen is not None:
+        from pytorch_spawner.agent import course_idle
+
+        course_idle.become_idle(seen)
+    elif is_gpu_watched:
+        from pytorch_spawner.agent import device_watch
+
+        device_watch.become_idle()
+
+
+def _gpu_turn() -> None:
+    """Say that the GPU was lost, or that it came back; then wait on, unless a course does."""
+    from pytorch_spawner.agent import device_watch, session
+
+    config, _ = parse(os.environ.get(CONFIG_ENV))
+    reporter = _reporter(config)
+    try:
+        device_watch.remember(is_denied=session.check_driver(config, reporter.send))
+    except Exception as error:  # noqa: BLE001 (it is looked again, so the watch must go on)
+        log(f"the driver could not be checked: {error!r}")
+    reporter.close(_LAST_REPORTS_S)
+    if config.course is None:
+        device_watch.become_idle()
 
 
 def _course_turn() -> None:
@@ -146,6 +186,7 @@ ROLES: Dict[str, Callable[[], None]] = {
     "agent": _agent,
     "course-turn": _course_turn,
     "cuda": _cuda,
+    "gpu-turn": _gpu_turn,
     "torch-checks": _torch_checks,
     "peers": _peers,
     "warmup": _warmup,

@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pytorch_spawner.adapters.processes import container_of, containers_of, process_name
+from pytorch_spawner.adapters.processes import (
+    container_of,
+    containers_of,
+    pid_inside,
+    process_name,
+)
 
 ONE, TWO = "1a" * 32, "2b" * 32
 HOST, OTHER = "pid:[4026531836]", "pid:[4026532415]"
@@ -109,3 +114,22 @@ def test_a_real_process_has_a_name_until_it_ends() -> None:
         child.wait()
     assert process_name(child.pid) == ""
     assert containers_of(child.pid) is None
+
+
+@pytest.mark.parametrize(
+    ("status", "inside"),
+    [
+        ("Name:\tpython3\nNSpid:\t12345\t17\n", 17),
+        ("NSpid:\t12345\t17\t3\n", 17),
+        ("NSpid:\t12345\n", 12345),
+        ("Name:\tpython3\n", None),
+        ("", None),
+    ],
+    ids=["in a container", "nested in one", "in none", "an old kernel", "gone"],
+)
+def test_a_process_is_known_by_its_number_in_its_container(
+    tmp_path: Path, status: str, inside: int | None
+) -> None:
+    proc = make_proc(tmp_path, 12345, {"status": status.encode()})
+    assert pid_inside(12345, proc) == inside
+    assert pid_inside(99, proc) is None

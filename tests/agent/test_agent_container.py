@@ -128,6 +128,8 @@ def test_the_three_networks_are_warm_after_a_few_minutes(
         print(end)
         assert end["warm_s"] < end["cold_s"]
         assert not end["from_cache"]
+        assert end["log"]["first"]["graphs"] > 0
+        assert end["log"]["second"]["fx_hit"] > 0
     plan = next(e["data"] for e in service.events if e["data"].get("phase") == "plan" and
                 e["kind"] == "warmup")  # fmt: skip
     assert plan["device"] == "cpu"

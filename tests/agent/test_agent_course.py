@@ -28,6 +28,8 @@ from pytorch_spawner.agent.course_told import Record, read_notice, told
 from pytorch_spawner.agent.report import fit
 from pytorch_spawner.core.journal import MAX_EVENT_BYTES, parse_report
 
+pytestmark = pytest.mark.programs
+
 MINE = lab(last="print('mine')")
 
 

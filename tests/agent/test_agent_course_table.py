@@ -34,6 +34,8 @@ from course_lab import (
 from pytorch_spawner.agent import course as courses
 from pytorch_spawner.agent.course_git import Refused
 
+pytestmark = pytest.mark.programs
+
 PAGE = Path(__file__).parents[2] / "docs" / "reference" / "course-merges.md"
 MINE = lab(last="print('mine')")
 # The line that the course changes, too.

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pytorch_spawner.agent import gpus, health, limits
+from pytorch_spawner.agent import device_watch, gpus, health, limits
 from pytorch_spawner.agent.config import Config, Gpu
 from pytorch_spawner.agent.gpus import Driver
 from pytorch_spawner.agent.health import Reading
@@ -336,7 +336,7 @@ def test_a_device_that_the_cgroup_denies_is_a_lost_gpu(
 ) -> None:
     node = tmp_path / "nvidiactl"
     node.touch()
-    assert gpus.denied([str(node), str(tmp_path / "none")]) == ()
+    assert device_watch.denied([str(node), str(tmp_path / "none")]) == ()
 
     def deny(path: str, flags: int) -> int:
         raise PermissionError(1, os.strerror(1))
@@ -344,10 +344,10 @@ def test_a_device_that_the_cgroup_denies_is_a_lost_gpu(
     def refuse(path: str, flags: int) -> int:
         raise PermissionError(13, os.strerror(13))
 
-    monkeypatch.setattr(gpus.os, "open", refuse)
-    assert gpus.denied([str(node)]) == ()
-    monkeypatch.setattr(gpus.os, "open", deny)
-    assert gpus.denied([str(node)]) == (str(node),)
+    monkeypatch.setattr(device_watch.os, "open", refuse)
+    assert device_watch.denied([str(node)]) == ()
+    monkeypatch.setattr(device_watch.os, "open", deny)
+    assert device_watch.denied([str(node)]) == (str(node),)
     found = Driver("580.1", (13, 0), (), "", "", (str(node),))
     assert "has lost its GPU" in gpus.driver(WHOLE, found).sentence
     assert gpus.driver(NONE, found).level == "ok"

@@ -127,6 +127,61 @@ def test_without_its_environment_there_is_no_worker(pyz: Path, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
+LISTENING = "   0: 00000000:22B8 00000000:0000 0A 00000000:00000000 00:00000000 00000000 0 0 7 1\n"
+CONNECTED = "   1: 0100007F:22B8 0100007F:D3F2 01 00000000:00000000 00:00000000 00000000 0 0 8 1\n"
+
+
+def proc(root: Path, rows: str, name: str = "tcp") -> str:
+    """A directory with a socket table, as proc(5) shows it."""
+    (root / "proc/net").mkdir(parents=True, exist_ok=True)
+    (root / "proc/net" / name).write_text("  sl  local_address rem_address   st\n" + rows)
+    return f"{root}/"
+
+
+@pytest.fixture
+def waits(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], float]:
+    """Wait for a turn on a busy machine, where the server's port is 8888; seconds it took."""
+    quiet: list[float] = []
+    monkeypatch.setenv("JUPYTERHUB_SERVICE_URL", "http://0.0.0.0:8888/user/ana/")
+    monkeypatch.setenv(launch.CONFIG_ENV, '{"v": 1}')
+    monkeypatch.setattr("pytorch_spawner.agent.machine.is_busy", lambda *_: True)
+    monkeypatch.setattr("pytorch_spawner.agent.machine.wait_for_quiet", quiet.append)
+
+    def wait(root: str) -> float:
+        began = time.monotonic()
+        launch.wait_for_turn(root, patience_s=0.7)
+        assert all(0 <= longest_s <= 2 for longest_s in quiet)
+        return time.monotonic() - began
+
+    return wait
+
+
+@pytest.mark.parametrize("name", ["tcp", "tcp6"])
+def test_the_worker_begins_when_the_server_has_opened_its_port(
+    waits: Callable[[str], float], tmp_path: Path, name: str
+) -> None:
+    assert waits(proc(tmp_path, CONNECTED + LISTENING, name)) < 0.6
+
+
+def test_a_connection_at_that_port_is_no_open_port(
+    waits: Callable[[str], float], tmp_path: Path
+) -> None:
+    assert waits(proc(tmp_path, CONNECTED)) >= 0.7
+
+
+def test_the_worker_waits_no_longer_than_its_patience_for_a_server_that_does_not_come_up(
+    waits: Callable[[str], float], tmp_path: Path
+) -> None:
+    assert 0.7 <= waits(f"{tmp_path}/no-proc/") < 3
+
+
+def test_without_a_hub_the_worker_does_not_wait(
+    waits: Callable[[str], float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JUPYTERHUB_SERVICE_URL")
+    assert waits(proc(tmp_path, CONNECTED)) < 0.1
+
+
 def test_before_the_command_nothing_slow_is_imported(pyz: Path) -> None:
     code = (
         "import sys; before = set(sys.modules); sys.path.insert(0, sys.argv[1]);"

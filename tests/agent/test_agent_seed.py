@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytorch_spawner.agent import seed
+from tests.examples import examples
 
 FILES = {
     "inductor/fxgraph/ab/key/graph": b"\x80pickled graph",
@@ -230,7 +231,7 @@ def test_a_cache_directory_that_is_a_file_is_a_sentence(sealed, tmp_path) -> Non
         seed.seed(root, tmp_path / "file", "c1", told["digest"])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.dictionaries(
         st.from_regex(r"(inductor|triton)/[a-z0-9]{1,8}(/[a-z0-9]{1,8}){0,2}\.py", fullmatch=True),

@@ -14,6 +14,8 @@ from pytorch_spawner.agent import smoke
 from pytorch_spawner.agent.config import Course, Smoke
 from pytorch_spawner.core.journal import MAX_EVENT_BYTES
 
+pytestmark = pytest.mark.programs
+
 
 def run(home: Path, *names: str, deadline_s: float = 60) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = []

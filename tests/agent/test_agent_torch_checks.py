@@ -112,6 +112,22 @@ def test_a_lost_gpu_is_not_replaced_by_the_cpu_without_a_word(check: Any) -> Non
     assert found.level == "unknown"
 
 
+def test_a_full_gpu_is_said_once_and_the_other_checks_do_not_repeat_it() -> None:
+    def full(index: int) -> None:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+
+    made = bench(H100, "cuda:0", cuda=cuda())
+    made.torch.cuda.get_device_properties = full
+    found = torch_checks._one(made, torch_checks._gpu_name_memory)
+    assert (found.level, found.sentence) == ("fail", "The GPU's memory is full.")
+    assert "Shut down notebooks" in found.remedy
+    for check in (torch_checks._tensor, torch_checks._compile):
+        then = torch_checks._one(made, check)
+        assert (then.level, then.sentence) == (
+            "unknown", "Not checked, because the GPU's memory is full.",
+        )  # fmt: skip
+
+
 def test_an_old_pytorch_has_no_compile() -> None:
     found = torch_checks._compile(bench(NONE, "cpu", __version__="1.13.1"))
     assert (found.level, found.sentence) == (
@@ -128,6 +144,7 @@ def test_an_old_pytorch_has_no_compile() -> None:
         ("Cannot find a working triton installation", "Triton"),
         ("CUDA out of memory. Tried to allocate", "memory is full"),
         ("CUDA error: no kernel image is available", "no code for this GPU"),
+        ("[Errno 13] Permission denied: 'g++'", "compiler may not be run"),
         ("[Errno 30] Read-only file system: '/x'", "cache cannot be written"),
         ("strange\nmore", "PyTorch says RuntimeError: strange"),
         ("", "PyTorch says RuntimeError"),

@@ -62,6 +62,18 @@ def test_a_warm_up_that_hangs_or_dies_is_ended_with_a_sentence(
     ]  # fmt: skip
 
 
+def test_the_last_that_a_dying_warm_up_printed_is_in_the_log_of_what_was_under_way(
+    pyz: Path, fake_torch: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(pyz)])
+    source = "import os; print('g++: internal compiler error', flush=True); os._exit(5)"
+    monkeypatch.setenv("PYTHONPATH", str(fake_torch(source)))
+    sent = warm(Config(warmup_models=("mlp", "cnn")), Findings(FINE))
+    first, second = (data for kind, data in sent if data.get("phase") == "skipped")
+    assert first["log"] == {"error": "g++: internal compiler error"}
+    assert "log" not in second
+
+
 def test_a_cache_that_keeps_nothing_is_told() -> None:
     compiled, again = (evidence.Evidence(1, 1, 1, (), 0, 2) for _ in range(2))
     assert "did not keep it" in warmup._note(compiled, again)
@@ -128,6 +140,9 @@ def test_the_real_pytorch_is_checked_and_warmed_and_the_second_start_hits_the_ca
     assert first["mlp/default"]["phase"] == "done"
     assert first["nosuch/default"]["phase"] == "failed"
     assert not first["mlp/default"]["from_cache"]
+    assert first["mlp/default"]["log"]["first"]["fx_miss"] > 0
+    assert first["mlp/default"]["log"]["second"]["fx_hit"] > 0
+    assert first["nosuch/default"]["log"]["error"] == "KeyError: 'nosuch'"
     assert first["mlp/default"]["warm_s"] < first["mlp/default"]["cold_s"]
     assert second["mlp/default"]["from_cache"]
     assert second["mlp/default"]["counters"]["fx_miss"] == 0

@@ -16,6 +16,9 @@ from agent_service import MISSING, Service, processes_with
 
 from pytorch_spawner.agent import worker
 from pytorch_spawner.agent.codes import CODES, TORCH_CODES
+from pytorch_spawner.agent.machine import PATIENCE_S
+
+pytestmark = pytest.mark.programs
 
 Env = Callable[..., dict[str, str]]
 Start = Callable[[dict[str, str]], "subprocess.Popen[bytes]"]
@@ -26,6 +29,7 @@ def checks_of(
     service: Service, agent: Start, env: dict[str, str], timeout_s: float = 15
 ) -> dict[str, dict[str, Any]]:
     agent(env)
+    timeout_s += PATIENCE_S  # on a machine that others keep busy, it lets them come first
     assert service.wait_for(lambda s: s.is_done("warmup"), timeout_s), service.events
     return service.checks()
 

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 .DEFAULT_GOAL := help
-.PHONY: help run stop image check test test-floor bench bench-gpu docs clean
+.PHONY: help run stop image check check-code check-hub check-rules check-service test test-floor bench bench-gpu docs clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{gsub(/[$$][$$]/, "$$", $$2); printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,12 +19,28 @@ image: ## build the lab image (VARIANT=cpu or cuda)
 $(VENV)/bin/ruff: setup.cfg
 	@$(PYTHON) -m venv $(VENV) && $(VENV)/bin/python -m pip install -q -e '.[test,dev]' && touch $@
 
-check: $(VENV)/bin/ruff ## lint, types, import contracts, spelling and unit tests, under a minute
+check: $(VENV)/bin/ruff ## lint, types, import contracts, spelling and unit tests, under a minute on two cores
+	@$(MAKE) --no-print-directory -k -j3 check-service check-rules check-hub check-code
+
+check-code: ## of check: lint, types, import contracts, spelling
 	@$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports --no-logo 2>/dev/null || $(VENV)/bin/lint-imports
 	@$(VENV)/bin/codespell
-	@$(VENV)/bin/python -m pytest -q -m "not docker and not browser and not gpu and not slow"
+
+# Without what needs an engine or other programs, and with a tenth of the examples that Hypothesis
+# makes up; `make test` runs all of it.
+QUICK = LAB_EXAMPLES=few $(VENV)/bin/python -m pytest -q \
+    -m "not docker and not browser and not gpu and not slow and not programs"
+
+check-service: ## of check: the unit tests of the service, which wait more than they compute
+	@$(QUICK) tests/lab
+
+check-hub: ## of check: the unit tests of the hub and of the commands
+	@$(QUICK) tests/test_*.py
+
+check-rules: ## of check: all other unit tests
+	@$(QUICK) --ignore=tests/lab --ignore-glob='tests/test_*.py'
 
 test: ## everything that can run on this machine; what it skips it names with the reason
 	@share/setup/tests

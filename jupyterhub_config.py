@@ -63,6 +63,9 @@ c.JupyterHub.allow_named_servers = True
 # Data sets that courses may ask for by name; each is mounted read-only.
 # c.PyTorchSpawner.course_data = {"imagenet": "/srv/data/imagenet"}
 
+# Of each pool, what classes may have around their beginning; the rest stays everybody's.
+# c.PyTorchSpawner.class_seats_share = 0.8
+
 # A class starts at nine. The hub's own limit of starts (JupyterHub.concurrent_spawn_limit, 100)
 # counts those who only queue for a GPU, and refuses whoever comes after. So it is off (add_lab does
 # that), and this one bounds how many containers are started at a time.

@@ -15,6 +15,7 @@ from pytorch_spawner import cli, errors
 from pytorch_spawner.cli import course_files
 from pytorch_spawner.core import catalog, compat, cuda_rules, cuda_tables
 from pytorch_spawner.lab import auth, openapi
+from pytorch_spawner.lab.operations import base as operations
 from pytorch_spawner.traits import LabTraits
 
 REFERENCE = Path(__file__).parent / "reference"
@@ -126,10 +127,10 @@ def _who(who: str) -> tuple[bool, bool, bool, bool]:
         auth.VIEW: (False, False, True, True),
         auth.ADMIN: (False, False, False, True),
         auth.INSTRUCT: (False, True, False, True),
-        openapi.COURSE: (False, True, False, True),
-        openapi.CACHES: (False, True, True, True),
-        openapi.SERVER: (False, False, False, False),
-        openapi.OWNER: (True, True, True, True),
+        operations.COURSE: (False, True, False, True),
+        operations.CACHES: (False, True, True, True),
+        operations.SERVER: (False, False, False, False),
+        operations.OWNER: (True, True, True, True),
     }.get(who, (True, True, True, True))
 
 

@@ -20,7 +20,7 @@ from pytorch_spawner.core.gpus import Gpu, Inventory
 from pytorch_spawner.core.grants import Grant, GrantBook
 from pytorch_spawner.core.placement import with_settings
 from pytorch_spawner.core.scheduling import schedule
-from pytorch_spawner.core.seats import Seats, open_seats, seats_of
+from pytorch_spawner.core.seats import Seats, Taken, open_seats, seats_of
 from pytorch_spawner.core.tickets import Decisions, Held, Policy, Refuse, Ticket, Wait
 from pytorch_spawner.errors import (
     BadRequest,
@@ -128,10 +128,11 @@ class Dispatcher:
         self._rules: Rules | None = None
         self._news = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
-        self._beginning = asyncio.Lock()  # protects _has_begun and _config_grants
+        self._beginning = asyncio.Lock()  # protects what is written once
         self._has_begun = False
         self._config_grants: tuple[Grant, ...] | None = None
         self._group_grants: dict[str, Grant] = {}
+        self._class_share: float | None = None
         self._read_grants: tuple[float, tuple[Grant, ...]] = (-1e9, ())
         self._book: tuple[tuple[Grant, ...], GrantBook] = ((), GrantBook(()))
         self._classes: tuple[float, tuple[Seats, ...]] = (-1e9, ())
@@ -235,6 +236,10 @@ class Dispatcher:
                     )
                 )
                 self._config_grants = rules.grants
+            if self._class_share != rules.policy.class_seats_share:
+                share = rules.policy.class_seats_share
+                await self._lab.call(lambda ledger: ledger.note_class_share(self._lab.hub, share))
+                self._class_share = share
             given = {**self._group_grants, **rules.of_groups}
             kept = {name: grant for name, grant in given.items() if grant is not None}
             if kept != self._group_grants:
@@ -404,7 +409,12 @@ def seats_now(planned: Sequence[Seats], state: QueueState) -> tuple[Seats, ...]:
     if not planned:
         return ()
     taken = (
-        (str(lease.request.get("course") or ""), lease.username, len(lease.holdings))
+        Taken(
+            str(lease.request.get("course") or ""),
+            lease.username,
+            tuple(holding.gpu for holding in lease.holdings),
+            lease.since,
+        )
         for lease in state.leases
         if not lease.as_held().is_over(state.now)
     )

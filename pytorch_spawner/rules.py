@@ -56,6 +56,7 @@ def rules_of(spawner: LabTraits, lab: Lab) -> Rules:
             max_lease_s=spawner.max_lease_s or None,
             class_early_s=spawner.class_early_s,
             class_late_s=spawner.class_late_s,
+            class_seats_share=spawner.class_seats_share,
         ),
         of_groups={group.name: group_grant(group, default_count) for group in spawner.user.groups},
     )

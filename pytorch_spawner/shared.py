@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Final, TypeVar
 from pytorch_spawner.adapters import engine, engine_events, passwd
 from pytorch_spawner.adapters.lanes import Lanes
 from pytorch_spawner.agent import bundle
+from pytorch_spawner.agent.machine import is_busy
 from pytorch_spawner.core import identity, plan
 from pytorch_spawner.core.catalog import Image
 from pytorch_spawner.core.courses import Course
@@ -30,6 +31,7 @@ from pytorch_spawner.dispatch import Dispatcher
 from pytorch_spawner.errors import IdentityConflict, LabError, LedgerUnavailable
 from pytorch_spawner.gpu_source import GpuSource
 from pytorch_spawner.ledger.store import Ledger, Start
+from pytorch_spawner.turns import Places, Turns
 
 T = TypeVar("T")
 log = logging.getLogger("pytorch_spawner")
@@ -79,8 +81,8 @@ class Lab:
         self.gpus = GpuSource(self)
         self._watched: dict[str, Callable[[], None]] = {}
         self._is_watching = False
-        self._starting: set[int] = set()
-        self._starting_changed = asyncio.Event()
+        self._places = Places()
+        self._turns = Turns(is_busy)
         self._injection: tuple[float, plan.Injection] | None = None
         self._names: dict[str, tuple[str, str]] = {}
         self._agent = b""
@@ -188,19 +190,23 @@ class Lab:
     # -- how many start at once -----------------------------------------------------------------
 
     async def take_starting_place(self, starter: object, at_once: int) -> None:
-        """Wait until fewer than ``at_once`` containers are being started; until then the GPU waits.
+        """Wait until a container may be started; until then the GPU waits.
 
         JupyterHub's own limit refuses whoever comes too many, and counts those who only queue.
+
+        Args:
+            starter: Who starts.
+            at_once: Most containers being started at the same time; 0 for no limit.
         """
-        while len(self._starting) >= at_once:
-            self._starting_changed.clear()
-            await self._starting_changed.wait()
-        self._starting.add(id(starter))
+        if at_once:
+            await self._places.take(starter, at_once)
+        if self.is_engine_local:  # else nobody here knows how many cores there are
+            await self._turns.take(starter, os.cpu_count() or 1)
 
     def leave_starting_place(self, starter: object) -> None:
-        """The container runs or failed; calling it again changes nothing."""
-        self._starting.discard(id(starter))
-        self._starting_changed.set()
+        """The container answers or failed; calling it again changes nothing."""
+        self._places.leave(starter)
+        self._turns.leave(starter)
 
     # -- the ledger -----------------------------------------------------------------------------
 
@@ -222,7 +228,9 @@ class Lab:
         """
 
         def read(ledger: Ledger) -> tuple[Course, ...]:
-            version = ledger.version(self.hub)
+            # Not the ledger's own version: every ticket moves that, so each start of a class would
+            # read all manifests. Asked for before they are read: a change meanwhile is read again.
+            version = ledger.courses_version(self.hub)
             if self._courses is None or self._courses[0] != version:
                 self._courses = version, ledger.courses(self.hub)
             return self._courses[1]
@@ -238,7 +246,7 @@ class Lab:
         """Every image that was scanned; read again as ``courses`` are."""
 
         def read(ledger: Ledger) -> tuple[Image, ...]:
-            version = ledger.shown_version(self.hub)
+            version = ledger.images_version(self.hub)
             if self._images is None or self._images[0] != version:
                 self._images = version, ledger.images(self.hub)
             return self._images[1]

@@ -126,8 +126,7 @@ class PyTorchSpawner(TeachingSpawner):
                 self._request = await self.fit_image(
                     wanted, leased.gpus, leased.lease.grant, is_auto=is_auto
                 )
-            if self.starts_at_once:
-                await self.lab.take_starting_place(self, self.starts_at_once)
+            await self.lab.take_starting_place(self, self.starts_at_once)
 
     async def _begin(self, wanted: request.Request) -> None:
         groups = sorted(group.name for group in self.user.groups)

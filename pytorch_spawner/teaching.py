@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pytorch_spawner.adapters import engine, warm_engine
-from pytorch_spawner.core import courses, identity, request
+from pytorch_spawner.core import course_data, courses, identity, request
 from pytorch_spawner.core.courses import Course
 from pytorch_spawner.errors import HomeUnusable, LabError, NotGranted
 from pytorch_spawner.warming import Warm, WarmingSpawner
@@ -115,10 +115,16 @@ class TeachingSpawner(WarmingSpawner):
         if course is None:
             return Taught(), ""
         manifest = course.manifest
-        taught = Taught(read_only=self._data_of(course), environment=dict(manifest.environment))
+        groups = [group.name for group in self.user.groups]
+        data, refused = course_data.mounts(
+            manifest.data, course_data.parse(self.course_data), name, self.user.name, groups
+        )
+        for why in refused:
+            self.log.warning("%s: course %s: %s", self._log_name, name, why)
+        taught = Taught(read_only=data, environment=dict(manifest.environment))
         volume = courses.volumes_of(self.lab.hub, name)[self._tried is not None]
         if not await self._call(warm_engine.has_volume, volume):
-            return taught, _NOT_PUBLISHED.format(manifest.title)
+            return taught, " ".join((_NOT_PUBLISHED.format(manifest.title), *refused))
         told = {
             "name": name,
             "title": manifest.title,
@@ -130,7 +136,7 @@ class TeachingSpawner(WarmingSpawner):
             "smoke": self._smoke_of(course),
         }
         read_only = {**taught.read_only, volume: courses.COURSE_DIR}
-        return replace(taught, agent={"course": told}, read_only=read_only), ""
+        return replace(taught, agent={"course": told}, read_only=read_only), " ".join(refused)
 
     def _smoke_of(self, course: Course) -> dict[str, Any] | None:
         smoke = course.manifest.smoke
@@ -143,19 +149,6 @@ class TeachingSpawner(WarmingSpawner):
             return ""
         user = self.user.escaped_name
         return f"{self.lab_url.rstrip('/')}/api/servers/{user}/{self.name}/course"
-
-    def _data_of(self, course: Course) -> dict[str, str]:
-        found = {}
-        for name, path in course.manifest.data.items():
-            if source := self.course_data.get(name):
-                found[source] = path
-            else:
-                self.log.warning(
-                    "the course %s asks for the data set %s, which course_data does not name",
-                    course.name,
-                    name,
-                )
-        return found
 
     # -- throw-away servers ---------------------------------------------------------------------
 

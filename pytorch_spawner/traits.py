@@ -8,7 +8,22 @@ from __future__ import annotations
 from typing import Any
 
 from dockerspawner import DockerSpawner
-from traitlets import Bool, Dict, Enum, Float, Integer, List, Tuple, Unicode, default, validate
+from traitlets import (
+    Bool,
+    Dict,
+    Enum,
+    Float,
+    Integer,
+    List,
+    TraitError,
+    Tuple,
+    Unicode,
+    Union,
+    default,
+    validate,
+)
+
+from pytorch_spawner.core import course_data
 
 
 class LabTraits(DockerSpawner):  # type: ignore[misc]
@@ -154,12 +169,14 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
     class_early_s = Float(
         600,
         min=0,
+        max=900,
         config=True,
         help="""
         Seconds before a class begins from which on its seats are kept for its students. Default:
-        600. The timetable is in the course's manifest.
+        600. At most 900: until then a preload of the course may hold a GPU. The timetable is in
+        the course's manifest.
 
-        Example: ``c.PyTorchSpawner.class_early_s = 1200``
+        Example: ``c.PyTorchSpawner.class_early_s = 900``
         """,
     )
 
@@ -172,6 +189,21 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
         everybody's. Default: 600.
 
         Example: ``c.PyTorchSpawner.class_late_s = 300``
+        """,
+    )
+
+    class_seats_share = Float(
+        0.8,
+        min=0,
+        max=1,
+        config=True,
+        help="""
+        Share of each pool (its GPUs, slots and MIG instances in service, rounded up) that classes
+        may have around their beginning, whatever timetables ask for; all else stays everybody's. It
+        counts what is kept for a class and what its students hold. Default: 0.8, which of a pool of
+        four or fewer is all of it. 0: nothing is kept for classes; 1: no bound.
+
+        Example: ``c.PyTorchSpawner.class_seats_share = 0.5``
         """,
     )
 
@@ -241,8 +273,10 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
         config=True,
         help="""
         Most containers being started at the same time; further ones wait with their GPU. Default:
-        50. 0: no limit. It takes the place of ``JupyterHub.concurrent_spawn_limit``, which counts
-        those who queue for a GPU too and refuses whoever comes after.
+        50. 0: no limit of this kind; where the engine runs on the hub's machine, no more servers
+        boot at the same moment than it has cores to spare, each for 1.5 s at most. It takes the
+        place of ``JupyterHub.concurrent_spawn_limit``, which counts those who queue for a GPU too
+        and refuses whoever comes after.
 
         Example: ``c.PyTorchSpawner.starts_at_once = 20``
         """,
@@ -439,16 +473,32 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
     )
 
     course_data = Dict(
-        value_trait=Unicode(),
+        value_trait=Union([Unicode(), Dict()]),
         key_trait=Unicode(),
         config=True,
         help="""
         Data sets that a course may ask for: name -> absolute path on the engine's host, or name of
         a volume. A course's manifest says where each is mounted, always read-only. Default: none.
 
-        Example: ``c.PyTorchSpawner.course_data = {"imagenet": "/srv/data/imagenet"}``
+        With a path alone any course may ask for it, so any instructor's. A mapping says who may:
+        ``source`` (the path or volume), ``courses`` (names of courses; left out: all) and
+        ``groups`` (JupyterHub groups; it is mounted in the servers of their members alone; left
+        out: everybody's). Whoever may not is told so when the server starts, and in the smoke test.
+        The name of a course that was removed may be taken by any instructor: name ``groups`` where
+        that matters.
+
+        Example: ``c.PyTorchSpawner.course_data = {"imagenet": "/srv/data/imagenet", "scans":
+        {"source": "/srv/data/scans", "courses": ["radiology"], "groups": ["ethics-2026"]}}``
         """,
     )
+
+    @validate("course_data")
+    def _course_data_is_usable(self, proposal: Any) -> Any:
+        try:
+            course_data.parse(proposal["value"])
+        except ValueError as error:
+            raise TraitError(f"c.PyTorchSpawner.course_data: {error}") from error
+        return proposal["value"]
 
     prepull = Bool(
         True,

@@ -195,6 +195,9 @@ class Lab:
         for volume in self.docker.volumes.list():
             if volume.name.startswith(f"{self.hub_id}-"):
                 volume.remove(force=True)
+        # An engine has addresses for some thirty networks.
+        for network in self.docker.networks.list(names=[f"{self.hub_id}-"]):
+            network.remove()
 
     def tail(self, lines: int = 40) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import pytest
 
 from pytorch_spawner import dispatch
-from pytorch_spawner.core.courses import parse_manifest
+from pytorch_spawner.core.course_text import parse_manifest
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
 from pytorch_spawner.core.grants import Grant, GrantBook
 from pytorch_spawner.core.scheduling import schedule
@@ -27,6 +27,8 @@ HUB = "lab"
 NINE = datetime(2026, 11, 2, 8, 0, tzinfo=timezone.utc).timestamp()
 WEEK_S = 7 * 24 * 3600.0
 EIGHT = Inventory(tuple(Gpu(GpuUuid(f"GPU-{n}"), n, f"G{n}", mode="shared:4") for n in range(2)))
+# Classes may have all of this lab.
+ALL = Policy(class_seats_share=1.0)
 T = TypeVar("T")
 
 
@@ -74,7 +76,7 @@ def arrive(ledger: Ledger, name: str, course: str = "") -> Start:
     return start
 
 
-def decide(ledger: Ledger, inventory: Inventory = EIGHT) -> Decisions:
+def decide(ledger: Ledger, inventory: Inventory = EIGHT, policy: Policy = ALL) -> Decisions:
     planned = plan_seats(ledger, HUB)
 
     def schedule_now(state: QueueState) -> Decisions:
@@ -85,7 +87,7 @@ def decide(ledger: Ledger, inventory: Inventory = EIGHT) -> Decisions:
             GrantBook(state.grants),
             state.usage,
             state.now,
-            Policy(),
+            policy,
             seats_now(planned, state),
         )
 
@@ -181,6 +183,51 @@ def test_a_session_takes_nothing_from_the_next_one_and_ends_with_the_term(
             stop(ledger, name)
 
 
+def test_what_classes_may_have_at_most_stays_so_while_they_come(
+    ledger: Ledger, clock: Clock
+) -> None:
+    """Of eight slots half: the class that asks for all gets four, come or not, and no more."""
+    half = Policy(class_seats_share=0.5)
+    meet(ledger, 8)
+    clock.time = NINE - 300
+    for number in range(9):
+        arrive(ledger, f"other{number}")
+    decide(ledger, policy=half)
+    assert holders(ledger) == [f"other{number}" for number in range(4)]
+    for number in range(6):
+        arrive(ledger, f"student{number}", "cv")
+        decide(ledger, policy=half)
+    assert [name for name in holders(ledger) if "student" in name] == [
+        f"student{number}" for number in range(4)
+    ]
+    # What falls free is not the class's, which has its share: the queue's order counts.
+    stop(ledger, "other0")
+    assert [one.ticket.username for one in decide(ledger, policy=half).give] == ["other4"]
+    stop(ledger, "student0")
+    assert [one.ticket.username for one in decide(ledger, policy=half).give] == ["student4"]
+
+
+def test_who_teaches_takes_no_students_seat_before_the_class_begins(
+    ledger: Ledger, clock: Clock
+) -> None:
+    meet(ledger, 8)
+    course = ledger.courses(HUB)[0].manifest
+    members = course.members.model_copy(update={"staff": ("zoe",)})
+    ledger.save_course(HUB, course.model_copy(update={"members": members}), "zoe")
+    clock.time = NINE - 300
+    arrive(ledger, "zoe", "cv")
+    (wait,) = decide(ledger).wait
+    assert wait.kept == "8 slots are kept for the class Computer vision until 09:10 CET."
+    for number in range(8):
+        arrive(ledger, f"student{number}", "cv")
+    decide(ledger)
+    assert holders(ledger) == [f"student{number}" for number in range(8)]
+    stop(ledger, "student7")
+    assert decide(ledger).give == (), "a seat falls free, for a student who may still come"
+    clock.time = NINE
+    assert [one.ticket.username for one in decide(ledger).give] == ["zoe"]
+
+
 def test_seats_for_all_students_that_are_known(ledger: Ledger, clock: Clock) -> None:
     meet(ledger, None)
     clock.time = NINE
@@ -241,7 +288,7 @@ async def acquire(lab: FakeLab, queue: Dispatcher, start: Start, on_busy: str = 
     async def inventory() -> Inventory:
         return EIGHT
 
-    rules = Rules(inventory, (Grant("config:all", share="slot", source="config"),), Policy())
+    rules = Rules(inventory, (Grant("config:all", share="slot", source="config"),), ALL)
     return await queue.acquire(start, on_busy, rules, on_wait)
 
 

@@ -19,6 +19,7 @@ import yaml
 from pytorch_spawner.cli import course_follow as module
 from pytorch_spawner.cli import main
 from pytorch_spawner.core.courses import STEPS, Step
+from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
 from pytorch_spawner.lab.paths import courses_dir
 from pytorch_spawner.ledger.store import Ledger
 
@@ -525,6 +526,16 @@ def test_the_next_sessions_are_told_on_the_courses_clocks(run: Run, added: str) 
     ]
     assert "Seats are kept from ten minutes before the beginning" in text
     assert len(run("sessions", added, as_json=True)[1]) == 3
+
+
+def test_a_session_that_asks_for_more_seats_than_classes_may_have_is_named(
+    run: Run, added: str, ledger: Ledger
+) -> None:
+    gpus = tuple(Gpu(GpuUuid(f"GPU-{n}"), n, f"G{n}", pool="teaching") for n in range(2))
+    ledger.write_inventory("lab", Inventory(gpus))
+    assert "c.PyTorchSpawner.class_seats_share" not in run("sessions", added)[1]
+    ledger.note_class_share("lab", 0.0)
+    assert "keeps at most 0 of the 2 that there are" in run("sessions", added)[1]
 
 
 def test_a_calendar_takes_the_place_of_the_timetable(

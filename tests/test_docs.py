@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pytorch_spawner.core.courses import Manifest, Slot, read_manifest
+from pytorch_spawner.core.course_manifest import Manifest, Slot
+from pytorch_spawner.core.course_text import read_manifest
 from pytorch_spawner.traits import LabTraits
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from pytorch_spawner.core.course_files import check_notebook
-from pytorch_spawner.core.courses import MANIFEST_FILE, read_manifest
+from pytorch_spawner.core.course_manifest import MANIFEST_FILE
+from pytorch_spawner.core.course_text import read_manifest
 from pytorch_spawner.core.suites import SUITE_FILE, read_suite
 from pytorch_spawner.lab.paths import courses_dir
 

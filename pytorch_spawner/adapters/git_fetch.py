@@ -20,8 +20,8 @@ from pytorch_spawner.adapters.git_errors import explained, shown_url
 from pytorch_spawner.adapters.git_run import GitFailed, Guard, Run, check
 from pytorch_spawner.adapters.git_store import Store
 from pytorch_spawner.core.course_files import Limits
+from pytorch_spawner.core.course_manifest import Source
 from pytorch_spawner.core.course_notes import shown
-from pytorch_spawner.core.courses import Source
 from pytorch_spawner.errors import SourceUnusable
 
 INCOMING: Final = "refs/course/incoming"

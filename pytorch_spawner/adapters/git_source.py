@@ -23,8 +23,9 @@ from pytorch_spawner.adapters.git_fetch import INCOMING, Errand, fetch, shown_so
 from pytorch_spawner.adapters.git_run import Guard, Run, TooMuch
 from pytorch_spawner.adapters.git_store import LOCAL_S, Store
 from pytorch_spawner.core.course_files import Entry, Limits
+from pytorch_spawner.core.course_manifest import Source
 from pytorch_spawner.core.course_notes import mib, shown
-from pytorch_spawner.core.courses import BRANCH, BUNDLE, Source
+from pytorch_spawner.core.courses import BRANCH, BUNDLE
 from pytorch_spawner.errors import SourceUnusable
 
 __all__ = ["Entry", "Fetched", "Limits", "Mirror", "Served"]

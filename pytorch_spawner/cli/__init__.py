@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -44,8 +45,9 @@ def _complain(error: LabError) -> None:
         print(f"  {error.detail}", file=sys.stderr)
 
 
+@functools.cache
 def parser() -> argparse.ArgumentParser:
-    """Every command with its options."""
+    """Every command with its options; parsing changes nothing of it."""
     top = argparse.ArgumentParser(prog="pytorch-spawner", description=__doc__)
     commands = top.add_subparsers(required=True, metavar="command")
     for module in (look, report, gpus, grants, queue, cache, courses, images):

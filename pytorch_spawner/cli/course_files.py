@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from pytorch_spawner.cli.common import clean
-from pytorch_spawner.core.course_text import from_yaml
-from pytorch_spawner.core.courses import MAX_MANIFEST_BYTES, Manifest, read_manifest
+from pytorch_spawner.core.course_manifest import MAX_MANIFEST_BYTES, Manifest
+from pytorch_spawner.core.course_text import from_yaml, read_manifest
 from pytorch_spawner.core.suites import SUITE_FILE, TAG, read_suite
 from pytorch_spawner.errors import BadRequest, LabError, Problem
 

@@ -21,9 +21,12 @@ from pytorch_spawner.cli.common import (
     who,
 )
 from pytorch_spawner.core import course_words as words
+from pytorch_spawner.core.course_manifest import Manifest, why_outside
 from pytorch_spawner.core.course_text import checked, from_json, to_yaml
-from pytorch_spawner.core.courses import Course, Manifest, why_outside
+from pytorch_spawner.core.courses import Course
 from pytorch_spawner.core.ics import MAX_BYTES, read_ics
+from pytorch_spawner.core.placement import with_settings
+from pytorch_spawner.core.seat_room import sizes_of
 from pytorch_spawner.core.timetable import AHEAD_S, local, next_session, sessions_of, zone_of
 from pytorch_spawner.errors import BadRequest, LabError
 from pytorch_spawner.lab.course_example import example_manifest
@@ -217,7 +220,18 @@ def _sessions(options: argparse.Namespace) -> Said:
     if len(every) > _SHOWN:
         lines.append(f"and {len(every) - _SHOWN} more")
     lines.append("Seats are kept from ten minutes before the beginning until ten minutes after it.")
+    if note := _seats_note(ledger, course, now):
+        lines.append(note)
     return Said(data, lines)
+
+
+def _seats_note(ledger: Ledger, course: Course, now: float) -> str:
+    share = ledger.class_share(course.hub)
+    if share is None:
+        return ""
+    seen = [one.username for one in ledger.students(course.hub, course.name)]
+    known = with_settings(ledger.read_inventory(course.hub), ledger.settings(course.hub), {})
+    return words.seats_note(course.manifest, seen, now, sizes_of(known), share)
 
 
 # -- changing ------------------------------------------------------------------------------------

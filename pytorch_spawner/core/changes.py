@@ -42,14 +42,20 @@ def say_change(what: str, subject: str, before: Any, after: Any) -> str:
         return _say_course(subject, before, after)
     if what == "image":
         return _say_image(subject, before, after)
-    if what == "server":
-        why = after.get("message", "") if isinstance(after, Mapping) else ""
-        said = f', saying "{why}"' if why else ""
-        return f"Stopped the server {subject.removesuffix('/')}{said}."
+    if what in ("server", "kernel"):
+        return _say_server(what, subject.removesuffix("/"), after)
     if what == "refused":
         why = after.get("message", "") if isinstance(after, Mapping) else ""
         return f"Was refused {subject}: {why}"
     return f"{what} {subject}"
+
+
+def _say_server(what: str, server: str, after: Any) -> str:
+    said = after if isinstance(after, Mapping) else {}
+    if what == "kernel":
+        return f"Shut down the kernel of {said.get('notebook', '')} in the server {server}."
+    why = said.get("message", "")
+    return f"Stopped the server {server}" + (f', saying "{why}".' if why else ".")
 
 
 def _say_grant(subject: str, before: Any, after: Any) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import yaml
+from pydantic import ValidationError
 
-from pytorch_spawner.core.courses import Manifest, parse_manifest, read_manifest
+from pytorch_spawner.core import yaml_text
+from pytorch_spawner.core.course_manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
 from pytorch_spawner.errors import BadRequest, Problem
 
 # Names that the API's own routes have.
 _RESERVED_NAMES: Final = frozenset({"schema"})
 # How deep a warm-up's description may be nested.
 _MAX_DEPTH: Final = 12
+# A text of keys that are all the same is refused in a few words.
+_MOST_FAULTS: Final = 20
 
 
 def to_yaml(manifest: Manifest) -> str:
@@ -32,8 +37,75 @@ def from_yaml(text: str) -> Manifest:
         return checked(read_manifest(text.encode("utf-8", "surrogatepass")))
     except BadRequest as error:
         line_of = _lines_of(text)
-        problems = [Problem(one.message, one.field, line_of(one.field)) for one in error.problems]
+        problems = [replace(one, row=one.row or line_of(one.field)) for one in error.problems]
         raise BadRequest(error.public_message, faults=error.faults, problems=problems) from None
+
+
+def read_manifest(text: bytes) -> Manifest:
+    """Read a ``course.yaml``, or refuse it whole.
+
+    Raises:
+        BadRequest: Anything is wrong; the message lists every fault with its place.
+    """
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise _refused([Problem(f"more than {MAX_MANIFEST_BYTES // 1024} KiB", MANIFEST_FILE)])
+    try:
+        said, twice = yaml_text.read(text.decode("utf-8"))
+    except UnicodeDecodeError:
+        raise _refused([Problem("it is no UTF-8 text", MANIFEST_FILE)]) from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        why = " ".join(str(error).split())[:200]
+        raise _refused([Problem(f"it is no YAML: {_plain(why)}", MANIFEST_FILE)]) from None
+    if twice:
+        raise _refused(
+            [replace(one, field=_plain(one.field)[:200]) for one in twice[:_MOST_FAULTS]]
+        )
+    return parse_manifest(said)
+
+
+def parse_manifest(said: Any) -> Manifest:
+    """Check a manifest that came as JSON.
+
+    Raises:
+        BadRequest: See ``read_manifest``.
+    """
+    if not isinstance(said, Mapping):
+        raise _refused([Problem("it holds no keys, such as name and source", MANIFEST_FILE)])
+    try:
+        return Manifest.model_validate(said)
+    except ValidationError as error:
+        raise _refused([_problem(one) for one in error.errors(include_url=False)]) from None
+
+
+def _refused(problems: list[Problem]) -> BadRequest:
+    faults = [f"{one.field}: {one.message}" if one.field else one.message for one in problems]
+    text = "The course's manifest is not usable: " + "; ".join(faults) + "."
+    return BadRequest(text, faults=faults, problems=problems)
+
+
+_MEANINGS: Final = {
+    "name": "a to z, 0 to 9 and single hyphens, beginning with a letter, at most 25 characters",
+    "target": "one directory's name: letters, digits, _ . - and spaces, at most 60 characters",
+    "branch": "a name of a branch",
+}
+
+
+def _problem(error: Mapping[str, Any]) -> Problem:
+    place = ".".join(_plain(str(part))[:60] for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return Problem("there is no such key", place)
+    if error["type"] in ("string_pattern_mismatch", "string_too_long"):
+        last = str(error["loc"][-1]) if error["loc"] else ""
+        return Problem(_MEANINGS.get(last, "not of this form, or too long"), place)
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "missing":
+        message = "this is needed"
+    return Problem(_plain(message)[:300], place)
+
+
+def _plain(text: str) -> str:
+    """A manifest's text without what would steer a terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def from_json(said: Any) -> Manifest:

@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from pytorch_spawner.core.courses import (
-    STEPS,
-    Course,
-    Manifest,
-    Order,
-    Source,
-    Step,
-    Student,
-)
-from pytorch_spawner.core.timetable import AHEAD_S, sessions_of
+from pytorch_spawner.core.course_manifest import Manifest, Source
+from pytorch_spawner.core.courses import STEPS, Course, Order, Step, Student
+from pytorch_spawner.core.seat_room import say_shortage
+from pytorch_spawner.core.seats import seats_of
+from pytorch_spawner.core.timetable import AHEAD_S, local, sessions_of, zone_of
 from pytorch_spawner.core.timetable import as_json as session_json
 
 # How many of the next sessions a page lists.
@@ -38,6 +33,27 @@ _PRELOADED: Final = (
 def coming(manifest: Manifest, now: float, most: int = SHOWN_SESSIONS) -> list[dict[str, Any]]:
     """The sessions that are not over, the next first."""
     return [session_json(one) for one in sessions_of(manifest, now, now + AHEAD_S)[:most]]
+
+
+def seats_note(
+    manifest: Manifest, seen: Collection[str], now: float, sizes: Mapping[str, int], share: float
+) -> str:
+    """Which of the next sessions asks for more seats than classes may have; "" where none does.
+
+    Args:
+        manifest: Of the course.
+        seen: Names of all who ever had a copy of it.
+        now: Unix time in seconds.
+        sizes: Devices in service, by pool; empty where nobody knows.
+        share: Of each pool that classes may have, 0 to 1.
+    """
+    for one in sessions_of(manifest, now, now + AHEAD_S)[:SHOWN_SESSIONS]:
+        around = seats_of(manifest, seen, one.starts_at)
+        asked = max((its.count for its in around if its.begins_at == one.starts_at), default=0)
+        if why := say_shortage(asked, manifest.request.pool, sizes, share):
+            when = local(one.starts_at, zone_of(manifest))
+            return f"The session of {when:%a} {when.day} {when:%b %Y, %H:%M %Z}: {why}"
+    return ""
 
 
 # -- how it is with a course -----------------------------------------------------------------------

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 import icalendar
 import recurring_ical_events  # type: ignore[import-untyped]
 
-from pytorch_spawner.core.courses import MAX_SESSIONS, Slot, Timetable
+from pytorch_spawner.core.course_manifest import MAX_SESSIONS, Slot, Timetable
 from pytorch_spawner.errors import BadRequest
 
 # A year of a whole university's lectures has about half of it.

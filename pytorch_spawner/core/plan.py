@@ -418,6 +418,8 @@ def _environment(
         "USER": subject.login,
         "LOGNAME": subject.login,
         "SHELL": "/bin/bash",
+        # Not in the home, where Jupyter puts it: a server then starts though the home is full.
+        "JUPYTER_RUNTIME_DIR": "/tmp/jupyter-runtime",  # noqa: S108 (nobody else is there)
         # One and the same path in every container: Triton's cache holds absolute paths, so that a
         # cache seeded at another path is compiled again (triton cache.py, get_group).
         "TORCHINDUCTOR_CACHE_DIR": f"{CACHE_DIR}/inductor",
@@ -435,6 +437,9 @@ def _environment(
             ",".join(gpu.uuid for gpu in gpus) if gpus and injection.kind == "nvidia" else "void"
         ),
     }
+    if agent.get("course") or agent.get("warm_cache"):
+        # The agent brings these before JupyterLab opens; else it lets JupyterLab begin first.
+        environment["PYTORCH_SPAWNER_BRINGS_FIRST"] = "1"
     environment.update(site.memory_limit.environment)
     environment.update(site.environment)
     if site.limits.cpus:

@@ -88,8 +88,9 @@ def schedule(  # noqa: PLR0913  (what a decision depends on, each by its name)
     Returns:
         A decision for each ticket; the same input gives the same decisions.
     """
-    classes = ClassSeats(seats, grants, now) if seats else None
-    return _Pass(inventory, leases, grants, usage, now, policy or Policy()).run(tickets, classes)
+    one = _Pass(inventory, leases, grants, usage, now, policy or Policy())
+    share = one.policy.class_seats_share
+    return one.run(tickets, ClassSeats(seats, grants, now, one.board, share) if seats else None)
 
 
 class _Pass:
@@ -156,8 +157,9 @@ class _Pass:
             for ticket in in_order:
                 if ticket.id not in decided and classes.has_seat(ticket):
                     decided.add(ticket.id)
+                    before = len(self.give)
                     if self._decide(ticket, waiting):
-                        classes.take(ticket)
+                        classes.take(ticket, self.give[before:])
             classes.withhold(self.board, self.forecast)
         for ticket in in_order:
             if ticket.id not in decided:

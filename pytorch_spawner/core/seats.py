@@ -10,17 +10,18 @@ that time. No lease ever ends for a seat: one that is not free takes the next de
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
-from pytorch_spawner.core.courses import SMOKER, Manifest
+from pytorch_spawner.core.course_manifest import Manifest
+from pytorch_spawner.core.courses import SMOKER
 from pytorch_spawner.core.entitlement import kind_of
 from pytorch_spawner.core.forecast import Forecast
 from pytorch_spawner.core.grants import GrantBook, covers
 from pytorch_spawner.core.placement import Board, Device, Kind
-from pytorch_spawner.core.tickets import Policy, Ticket
+from pytorch_spawner.core.seat_room import SeatRoom
+from pytorch_spawner.core.tickets import Give, Policy, Ticket
 from pytorch_spawner.core.timetable import Session, local, sessions_of, zone_of
 from pytorch_spawner.core.warmcache import WARMER
 
@@ -47,6 +48,9 @@ class Seats:
         pool: "" for any.
         groups: JupyterHub groups of the students.
         users: Students by name.
+        staff: Who looks after the course: before the class begins they take no student's seat.
+        begins_at: Unix time at which the class begins.
+        taken: UUIDs of what students hold as seats; a device once for each slot.
     """
 
     course: str
@@ -60,6 +64,25 @@ class Seats:
     pool: str = ""
     groups: tuple[str, ...] = ()
     users: tuple[str, ...] = ()
+    staff: tuple[str, ...] = ()
+    begins_at: float = 0.0
+    taken: tuple[str, ...] = ()
+
+
+class Taken(NamedTuple):
+    """A lease, for whether it is somebody's seat.
+
+    Attributes:
+        course: Of its start; "" for none.
+        username: Whose.
+        gpus: UUIDs of what it holds; a device once for each slot.
+        since: Unix time in seconds.
+    """
+
+    course: str
+    username: str
+    gpus: tuple[str, ...]
+    since: float = 0.0
 
 
 def seats_of(
@@ -93,6 +116,7 @@ def seats_of(
         pool=wanted.pool,
         groups=members.groups,
         users=members.users,
+        staff=members.staff,
     )
     day_s = 24 * 3600.0
     meets = sessions_of(manifest, now, now + day_s)
@@ -106,24 +130,23 @@ def _around(session: Session, everybody: Seats, manifest: Manifest, policy: Poli
         everybody,
         count=everybody.count if session.seats is None else session.seats,
         since=session.starts_at - policy.class_early_s,
+        begins_at=session.starts_at,
         until=until,
         clock=f"{local(until, zone_of(manifest)):%H:%M %Z}",
     )
 
 
-def open_seats(
-    planned: Iterable[Seats], taken: Iterable[tuple[str, str, int]], now: float
-) -> tuple[Seats, ...]:
-    """What is still to be kept now.
+def open_seats(planned: Iterable[Seats], leases: Iterable[Taken], now: float) -> tuple[Seats, ...]:
+    """What is still to be kept now, and what students hold of it.
 
     Args:
         planned: Of all courses, any order.
-        taken: Of each lease: the course of its start ("" for none), whose it is, and how many
-            devices it holds.
+        leases: All that are in force.
         now: Unix time in seconds.
 
     Returns:
-        One of each course at most, none without seats, in order of their times.
+        One of each course at most, in order of their times; with a count of 0 where all seats are
+        taken, for they count in what classes may have.
     """
     current: dict[str, Seats] = {}
     for one in planned:
@@ -133,30 +156,45 @@ def open_seats(
                 current[one.course] = one
     if not current:
         return ()
-    used: Counter[str] = Counter()
-    for course, username, holds in taken:
-        if course in current and username not in _NOBODYS:
-            used[course] += min(holds, current[course].each)
-    left = (replace(one, count=one.count - used[one.course]) for one in current.values())
-    return tuple(
-        sorted((one for one in left if one.count > 0), key=lambda one: (one.since, one.course))
+    taken: dict[str, list[str]] = {name: [] for name in current}
+    for lease in leases:
+        seats = current.get(lease.course)
+        if seats is not None and _is_seat(lease, seats):
+            taken[lease.course] += lease.gpus[: seats.each]
+    left = (
+        replace(one, count=max(0, one.count - len(taken[name])), taken=tuple(taken[name]))
+        for name, one in current.items()
     )
+    return tuple(sorted(left, key=lambda one: (one.since, one.course)))
+
+
+def _is_seat(lease: Taken, seats: Seats) -> bool:
+    if lease.username in _NOBODYS:
+        return False
+    # What staff held before the class began was given to them as to anybody else.
+    return lease.username not in seats.staff or lease.since >= seats.begins_at
 
 
 class ClassSeats:
     """The seats while one decision is made."""
 
-    def __init__(self, seats: Iterable[Seats], grants: GrantBook, now: float) -> None:
+    def __init__(
+        self, seats: Iterable[Seats], grants: GrantBook, now: float, board: Board, share: float
+    ) -> None:
         """Begin with all that is still to be kept.
 
         Args:
             seats: One of each course at most.
             grants: All grants of the hub.
             now: Unix time in seconds.
+            board: All devices.
+            share: Of each pool that classes may have, 0 to 1; see ``SeatRoom``.
         """
         self._seats = {one.course: one for one in seats}
         self._left = {one.course: one.count for one in seats}
         self._grants, self._now = grants, now
+        taken = (uuid for one in self._seats.values() for uuid in one.taken)
+        self._room = SeatRoom(board, share, taken)
         # A device for each slot that is withheld, by course.
         self._kept: dict[str, list[Device]] = {}
         self._said: dict[Kind, str] = {}
@@ -168,15 +206,21 @@ class ClassSeats:
             seats is not None
             and not ticket.is_away
             and ticket.username not in _NOBODYS
+            # Whoever teaches comes early, and would else sit where a student is to sit.
+            and (ticket.username not in seats.staff or self._now >= seats.begins_at)
             and ticket.gpus <= min(seats.each, self._left[ticket.course])
             # Who wants something else than the class queues like everybody else.
             and ("any" in (seats.share, ticket.share) or ticket.share == seats.share)
             and ("" in (seats.pool, ticket.pool) or ticket.pool == seats.pool)
+            and self._room.has(ticket.pool or seats.pool, ticket.gpus)
         )
 
-    def take(self, ticket: Ticket) -> None:
-        """A start was given its seat, or takes the next device that becomes free."""
+    def take(self, ticket: Ticket, given: Sequence[Give]) -> None:
+        """A start was given its seat, or takes the next device that becomes free (none given)."""
         self._left[ticket.course] -= ticket.gpus
+        named = ticket.pool or self._seats[ticket.course].pool
+        pool = given[0].gpus[0].pool if given else named
+        self._room.take(pool, ticket.gpus)
 
     def withhold(self, board: Board, forecast: Forecast) -> None:
         """Keep what nobody took: to all others it is in use until the seats' time is over.
@@ -200,13 +244,14 @@ class ClassSeats:
     ) -> bool:
         """Keep one device more; whether there may be another one to keep."""
         who = f"the class {seats.title}"
+        kinds = [kind for kind in kinds if self._room.has(kind.pool)]
         for kind in kinds:
             found = board.find(kind, 1)
             if found is not None:
                 board.take(found[0])
                 forecast.add(found[0].gpu.uuid, seats.until, who)
                 self._kept.setdefault(seats.course, []).append(found[0])
-                return self._count_down(seats.course)
+                return self._count_down(seats.course, found[0].gpu.pool)
         # Nothing is free: the next that becomes free is not theirs who wait, either.
         expected = [forecast.first(kind, self._now) for kind in kinds]
         known = [(one.at, one.events) for one in expected if one.at is not None]
@@ -215,9 +260,10 @@ class ClassSeats:
             return False
         forecast.use(events)
         forecast.add(events[0][3], seats.until, who)
-        return self._count_down(seats.course)
+        return self._count_down(seats.course, board.by_uuid[events[0][3]].gpu.pool)
 
-    def _count_down(self, course: str) -> bool:
+    def _count_down(self, course: str, pool: str) -> bool:
+        self._room.take(pool)
         self._left[course] -= 1
         return self._left[course] > 0
 
@@ -234,7 +280,12 @@ class ClassSeats:
                 ):
                     found[kind_of(board, grant, share=seats.share, pool=seats.pool)] = None
         # Their grants may come by groups that the course does not name.
-        return list(found) or [board.kind(seats.pool, (), seats.share, "")]
+        kinds = list(found) or [board.kind(seats.pool, (), seats.share, "")]
+        return [
+            board.kind(pool, kind.pins, kind.share, kind.grant)
+            for kind in kinds
+            for pool in self._room.pools(kind.pool)
+        ]
 
     def say(self, kind: Kind, board: Board) -> str:
         """What of a kind of devices is withheld, as a sentence; "" for nothing."""

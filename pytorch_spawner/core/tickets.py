@@ -113,6 +113,7 @@ class Policy:
             among people who used about the same.
         class_early_s: So long before a class begins its seats are kept.
         class_late_s: So long after its beginning.
+        class_seats_share: Of each pool that classes may have at most, 0 to 1.
     """
 
     preference: str = "pack"
@@ -121,6 +122,7 @@ class Policy:
     usage_step_h: float = 0.5
     class_early_s: float = 600.0
     class_late_s: float = 600.0
+    class_seats_share: float = 0.8
 
     def __post_init__(self) -> None:
         if self.preference not in PREFERENCES:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta, timezone, tzinfo
 from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
 
-from pytorch_spawner.core.courses import Manifest, Slot, Timetable
+from pytorch_spawner.core.course_manifest import Manifest, Slot, Timetable
 
 _WEEK: Final = timedelta(days=7)
 _DAY_S: Final = 24 * 3600.0

@@ -20,11 +20,13 @@ from pytorch_spawner.lab import (
     grants,
     handlers,
     history,
+    kernels,
     live,
     openapi,
     orders,
     people,
     report,
+    restart,
     servers,
     stream,
     waiting,
@@ -36,6 +38,7 @@ from pytorch_spawner.lab.events import POLL_S, Follower
 from pytorch_spawner.lab.feed import Feed
 from pytorch_spawner.lab.handlers import Lab
 from pytorch_spawner.lab.limits import TokenBuckets
+from pytorch_spawner.lab.looking import Kernels
 from pytorch_spawner.lab.measure import Meter
 from pytorch_spawner.lab.metrics import Metrics
 from pytorch_spawner.lab.pages import Pages
@@ -96,6 +99,7 @@ def build_lab(
         board=board,
         feed=feed,
         refusals=TokenBuckets(REFUSALS_A_SECOND, REFUSALS_BURST),
+        kernels=Kernels(settings, ledger, meter),
     )
 
 
@@ -148,12 +152,18 @@ def make_app(lab: Lab) -> Application:
         (r"api/leases", api.Leases, shared),
         (rf"api/servers/{_USER}/stop", servers.Stop, shared),
         (rf"api/servers/{_USER}/{_SERVER}/stop", servers.Stop, shared),
+        (rf"api/servers/{_USER}/restart", restart.Restart, shared),
+        (rf"api/servers/{_USER}/{_SERVER}/restart", restart.Restart, shared),
         (rf"api/servers/{_USER}/course", orders.CourseOrders, shared),
         (rf"api/servers/{_USER}/{_SERVER}/course", orders.CourseOrders, shared),
         (rf"api/servers/{_USER}/report", report.ReportRoute, shared),
         (rf"api/servers/{_USER}/{_SERVER}/report", report.ReportRoute, shared),
         (rf"api/servers/{_USER}/events", stream.Events, shared),
         (rf"api/servers/{_USER}/{_SERVER}/events", stream.Events, shared),
+        (rf"api/servers/{_USER}/memory", kernels.Memory, shared),
+        (rf"api/servers/{_USER}/{_SERVER}/memory", kernels.Memory, shared),
+        (rf"api/servers/{_USER}/kernels/([^/]+)", kernels.OneKernel, shared),
+        (rf"api/servers/{_USER}/{_SERVER}/kernels/([^/]+)", kernels.OneKernel, shared),
     ]
     return Application(
         [(lab.settings.prefix + path, handler, init) for path, handler, init in routes],

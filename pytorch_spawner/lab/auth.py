@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from pytorch_spawner.core.courses import Manifest, is_member, is_staff
+from pytorch_spawner.core.course_manifest import Manifest
+from pytorch_spawner.core.courses import is_member, is_staff
 
 VIEW: Final = "custom:lab:view"
 INSTRUCT: Final = "custom:lab:instruct"
@@ -84,6 +85,21 @@ def owner_name(model: Mapping[str, Any]) -> str:
 def may_open(model: Mapping[str, Any], username: str, servername: str) -> bool:
     """Whether the token may reach the server itself, so that a link to Lab makes sense."""
     return "access:servers" in scopes_of(model) or may_write(model, username, servername)
+
+
+def may_use(
+    model: Mapping[str, Any], username: str, servername: str, access_scopes: Collection[str]
+) -> bool:
+    """Whether the token may see what runs in a server, and end it: narrower than ``may_watch``.
+
+    True for the user himself and for admins, both through a token that admits to the service, and
+    for a token that reaches the server itself.
+    """
+    if may_open(model, username, servername):
+        return True
+    if not may_enter(model, access_scopes):
+        return False
+    return owner_name(model) == username or is_admin(model)
 
 
 def may_watch(

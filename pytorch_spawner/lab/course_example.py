@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 import yaml
 
+from pytorch_spawner.core.course_manifest import MANIFEST_FILE, Manifest
 from pytorch_spawner.core.course_text import from_json
-from pytorch_spawner.core.courses import MANIFEST_FILE, Manifest
 from pytorch_spawner.errors import BadRequest
 from pytorch_spawner.lab.paths import courses_dir
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from pytorch_spawner.core.courses import Course, why_outside
+from pytorch_spawner.core.course_manifest import why_outside
+from pytorch_spawner.core.courses import Course
 from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.report_facts import Start
 from pytorch_spawner.lab import auth, views

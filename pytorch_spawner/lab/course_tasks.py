@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 
 from pytorch_spawner.core import course_words as words
+from pytorch_spawner.core.course_manifest import why_outside
 from pytorch_spawner.core.course_text import checked
-from pytorch_spawner.core.courses import why_outside
 from pytorch_spawner.errors import BadRequest, ChangedMeanwhile, Problem
 from pytorch_spawner.lab.courses import CourseHandler, etag_of_content
 from pytorch_spawner.lab.handlers import refused

@@ -6,13 +6,15 @@ Thin: scope, parse, call, shape. What is done for a course is in ``course_tasks`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pytorch_spawner.core import course_text as texts
 from pytorch_spawner.core import course_words as words
 from pytorch_spawner.core.changes import say_change
-from pytorch_spawner.core.courses import Course, Manifest, Members, is_staff
+from pytorch_spawner.core.course_manifest import Manifest, Members
+from pytorch_spawner.core.courses import Course, is_staff
+from pytorch_spawner.core.seat_room import sizes_of
 from pytorch_spawner.errors import BadRequest, ChangedMeanwhile, Problem
 from pytorch_spawner.lab import auth, views
 from pytorch_spawner.lab.course_example import example_manifest
@@ -34,6 +36,9 @@ _NO_HUB: Final = (
 
 class CourseHandler(CourseRights):
     """What the routes of courses share."""
+
+    # How many devices each pool has, and the share of them that classes may have; read once.
+    _bound: tuple[dict[str, int], float] | None = None
 
     async def expected(self) -> tuple[Mapping[str, Sequence[str]], str]:
         """Groups of everybody that the hub knows, and why it is not known; "" when it is."""
@@ -59,10 +64,23 @@ class CourseHandler(CourseRights):
         rows = await self.student_rows(course, users)
         return {
             **words.as_json(course, rows, self.lab.ledger.now(), stale=await self.is_stale(course)),
+            "seats_note": await self.seats_note(course, rows),
             "link": self.link(course),
             "etag": etag_of_manifest(course.manifest),
             "content_etag": etag_of_content(course),
         }
+
+    async def seats_note(self, course: Course, rows: Iterable[Mapping[str, Any]]) -> str:
+        """Which session asks for more seats than the lab keeps for classes; "" for none."""
+        if not course.manifest.timetable.sessions:
+            return ""
+        if self._bound is None:
+            hub, ledger = self.lab.settings.hub_id, self.lab.ledger
+            share = await asyncio.to_thread(ledger.class_share, hub)
+            known = {} if share is None else sizes_of((await self.lab.board.state()).laid)
+            self._bound = known, 1.0 if share is None else share
+        seen = [row["user"] for row in rows if row["at"] is not None]
+        return words.seats_note(course.manifest, seen, self.lab.ledger.now(), *self._bound)
 
     async def is_stale(self, course: Course) -> bool:
         """Whether the manifest was changed since the last preload so that it needs another."""

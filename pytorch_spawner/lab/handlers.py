@@ -23,10 +23,12 @@ from jupyterhub.services.auth import HubOAuth, HubOAuthenticated
 from pydantic import BaseModel, ValidationError
 from tornado.web import HTTPError, RequestHandler
 
+from pytorch_spawner.adapters.inside import NoAnswer, NotRunning
 from pytorch_spawner.core.grant_rows import problem_of
 from pytorch_spawner.errors import (
     BadRequest,
     ChangedMeanwhile,
+    EngineUnavailable,
     InvalidEvent,
     LabError,
     LedgerUnavailable,
@@ -39,6 +41,7 @@ from pytorch_spawner.lab.etags import matches
 from pytorch_spawner.lab.events import Follower, TooManyViewers
 from pytorch_spawner.lab.feed import Feed
 from pytorch_spawner.lab.limits import TokenBuckets
+from pytorch_spawner.lab.looking import Kernels, NoSuchKernel
 from pytorch_spawner.lab.measure import Meter
 from pytorch_spawner.lab.metrics import Metrics
 from pytorch_spawner.lab.pages import POLICY, Pages
@@ -53,6 +56,10 @@ STATUS: Final[Mapping[str, int]] = {
     InvalidEvent.code: 400,
     TooManyViewers.code: 429,
     LedgerUnavailable.code: 503,
+    NotRunning.code: 404,
+    NoSuchKernel.code: 404,
+    NoAnswer.code: 503,
+    EngineUnavailable.code: 503,
 }
 _LENGTHS: Final = 4096
 _CODES: Final[Mapping[int, str]] = {
@@ -103,6 +110,7 @@ class Lab:
         board: The GPUs as the pages show them.
         feed: News of the board, for all who watch it.
         refusals: How often a person's refused writes are put into the audit log.
+        kernels: Looks into running servers.
         lengths: Number of the last event of starts that reported lately.
     """
 
@@ -119,6 +127,7 @@ class Lab:
     board: Board
     feed: Feed
     refusals: TokenBuckets
+    kernels: Kernels
     lengths: OrderedDict[str, int] = field(default_factory=OrderedDict)
 
     def note_length(self, start_id: str, seq: int) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-from pytorch_spawner.core.courses import Course, Manifest, Order, Student
+from pytorch_spawner.core.course_manifest import Manifest
+from pytorch_spawner.core.courses import Course, Order, Student
 from pytorch_spawner.core.gpus import GpuUuid, Inventory
 from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.journal import Event
@@ -65,6 +66,10 @@ class Lease(Protocol):
     @property
     def grant(self) -> str:
         """Id of the grant it was given through; "" where unknown."""
+
+    @property
+    def weight(self) -> float:
+        """What it counts in GPU-hours an hour."""
 
 
 class Change(Protocol):
@@ -246,6 +251,9 @@ class Ledger(Protocol):
         self, hub: str, cache_id: str, by: str, check: Callable[[Cache], None]
     ) -> Cache | None:
         """Give it up; None where it is gone or not over."""
+
+    def class_share(self, hub: str) -> float | None:
+        """The share of each pool that classes may have, 0 to 1; None before the hub said it."""
 
     def courses(self, hub: str) -> Sequence[Course]:
         """Every course, by name."""

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from pytorch_spawner.core.courses import MAX_MANIFEST_BYTES, Manifest
+from pytorch_spawner.core.course_manifest import MAX_MANIFEST_BYTES, Manifest
 from pytorch_spawner.core.gpus import MAX_SLOTS
 from pytorch_spawner.core.grants import PRIORITIES
 
@@ -79,6 +79,13 @@ class StopServer(_Body):
     """Why a server is stopped, for its student."""
 
     message: Annotated[str, Field(max_length=500), Printable] = ""
+    # Id of the start that is meant; empty for whatever runs.
+    start: Annotated[str, Field(max_length=64)] = ""
+
+
+class RestartServer(_Body):
+    """A student's own server that is to be started anew."""
+
     # Id of the start that is meant; empty for whatever runs.
     start: Annotated[str, Field(max_length=64)] = ""
 

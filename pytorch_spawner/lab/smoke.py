@@ -12,8 +12,8 @@ from tornado.httpclient import HTTPClientError
 
 from pytorch_spawner.core.courses import SMOKER, Course
 from pytorch_spawner.core.journal import Event
-from pytorch_spawner.errors import LabError
 from pytorch_spawner.lab.accounts import Account, reason
+from pytorch_spawner.lab.course_progress import MAX_NOTES, StepFailed
 from pytorch_spawner.lab.settings import LabSettings
 from pytorch_spawner.ledger.store import Ledger, Start
 
@@ -24,17 +24,8 @@ _START_S: Final = 3600.0
 _GRACE_S: Final = 120.0
 # So often the hub is asked about a server that it does not know before the start counts as lost.
 _LOST_LOOKS: Final = 10
-_MAX_NOTES: Final = 50
-
-
-class StepFailed(LabError):
-    """A step of a preload failed; the text says why, for an instructor."""
-
-    code = "step-failed"
-
-    def __init__(self, public_message: str, *, notes: tuple[str, ...] = ()) -> None:
-        super().__init__(public_message)
-        self.notes = notes
+# Asked again and again: raises StepFailed where what is done for a course is to end.
+GoOn = Callable[[Course], Awaitable[None]]
 
 
 class Tells(Protocol):
@@ -121,24 +112,29 @@ class SmokeTest:
         self._account = Account(settings, SMOKER)
         self._turn = asyncio.Lock()
 
-    async def run(
-        self, course: Course, progress: Tells, is_stopped: Callable[[Course], Awaitable[bool]]
-    ) -> Smoked:
+    async def run(self, course: Course, progress: Tells, go_on: GoOn) -> Smoked:
         """Start the server, wait for what it says, stop it.
 
+        Args:
+            course: Which.
+            progress: Is told of the steps.
+            go_on: Raises where it is to end.
+
         Raises:
-            StepFailed: It did not start, the notebooks did not arrive, or one of them failed.
+            StepFailed: It did not start, the notebooks did not arrive, or one of them failed; or
+                what ``go_on`` raised.
         """
-        await self._wait_for_turn(course, progress, is_stopped)
+        await self._wait_for_turn(course, progress, go_on)
         try:
             smoked = Smoked()
             try:
                 async with progress.step("image"):
+                    await go_on(course)
                     await self._account.ensure()
                     await self._account.stop()
                     began = time.time()
                     asking = self._account.start({"course": course.name})
-                    watch = _Watch(course, began, asking, smoked, is_stopped, _START_S)
+                    watch = _Watch(course, began, asking, smoked, go_on, _START_S)
                     await self._follow(
                         watch,
                         lambda: smoked.is_running,
@@ -152,11 +148,12 @@ class SmokeTest:
                         await self._follow(
                             watch,
                             lambda: smoked.is_done or bool(smoke is None and smoked.synced),
-                            lambda: progress.set("smoke", notes=tuple(smoked.notes[:_MAX_NOTES])),
+                            lambda: progress.set("smoke", notes=tuple(smoked.notes[:MAX_NOTES])),
                         )
                     except StepFailed as error:
-                        raise StepFailed(str(error), notes=tuple(smoked.notes)) from error
-                    notes = tuple(smoked.notes[:_MAX_NOTES])
+                        error.notes = tuple(smoked.notes)
+                        raise
+                    notes = tuple(smoked.notes[:MAX_NOTES])
                     message = _summary(course, smoked)
                     if course.manifest.request.gpus and not smoked.gpus:
                         # As a student without a grant would; it proves nothing about a GPU.
@@ -173,9 +170,7 @@ class SmokeTest:
         """Stop what an earlier service left running."""
         await self._account.stop()
 
-    async def _wait_for_turn(
-        self, course: Course, progress: Tells, is_stopped: Callable[[Course], Awaitable[bool]]
-    ) -> None:
+    async def _wait_for_turn(self, course: Course, progress: Tells, go_on: GoOn) -> None:
         if self._turn.locked():
             await progress.set("image", message="Another course is being tried; this one waits.")
         while True:
@@ -183,8 +178,7 @@ class SmokeTest:
                 await asyncio.wait_for(self._turn.acquire(), _LOOK_S * 4)
                 return
             except (TimeoutError, asyncio.TimeoutError):
-                if await is_stopped(course):
-                    raise StepFailed("Somebody stopped it.") from None
+                await go_on(course)
 
     async def _follow(
         self,
@@ -203,8 +197,7 @@ class SmokeTest:
             if watch.seq != told:
                 told = watch.seq
                 await tell()
-            if await watch.is_stopped(watch.course):
-                raise StepFailed("Somebody stopped it.")
+            await watch.go_on(watch.course)
             if why := watch.why_not_starting():
                 raise StepFailed(why)
             is_lost = watch.asking.done() and not (await self._account.server())[0]
@@ -236,7 +229,7 @@ class _Watch:
     began: float
     asking: asyncio.Task[bytes]
     smoked: Smoked
-    is_stopped: Callable[[Course], Awaitable[bool]]
+    go_on: GoOn
     limit_s: float
     seq: int = 0
 

@@ -23,6 +23,7 @@ from pytorch_spawner.lab.events import Batch, View, has_changed
 from pytorch_spawner.lab.handlers import ApiError, ApiHandler
 from pytorch_spawner.lab.limits import retry_after
 from pytorch_spawner.lab.rights import RECHECK_S, STREAM_S
+from pytorch_spawner.lab.standing import read_standing
 
 KEEP_ALIVE_S: Final = 10.0
 # A client that takes nothing for this long is gone or wedged.
@@ -154,13 +155,22 @@ class Events(AgentHandler):
 
     async def _send(self, batch: Batch, shown: Start | None) -> None:
         """Send the start itself where it differs from what was shown, the events, the place."""
-        if shown is None or has_changed(shown, batch.start):
-            described = views.describe_start(batch.start, time.time())
-            await self._write(views.describe_message("server", described))
+        is_new = shown is None or has_changed(shown, batch.start)
+        if is_new:
+            await self._send_start(batch.start)
         for event in batch.events:
             await self._write(views.describe_event(event))
+        if not is_new and _brings_gpu(batch):
+            await self._send_start(batch.start)
         if batch.place is not None:
             await self._write(views.describe_event(views.place_event(batch.place, time.time())))
+
+    async def _send_start(self, start: Start) -> None:
+        standing = await asyncio.to_thread(
+            read_standing, self.lab.ledger, self.lab.settings.hub_id, start
+        )
+        described = {**views.describe_start(start, time.time()), **standing}
+        await self._write(views.describe_message("server", described))
 
     async def _write(self, text: str) -> None:
         if self._gone.is_set():
@@ -233,3 +243,8 @@ class Events(AgentHandler):
                     start.username,
                     data,
                 )
+
+
+def _brings_gpu(batch: Batch) -> bool:
+    """Whether a lease begins with these events: its hours begin to run, too."""
+    return any(one.kind == "start" and one.data.get("stage") == "gpu" for one in batch.events)

@@ -198,6 +198,8 @@ def describe_page(
         "canOpen": can_open,
         "eventsUrl": f"{settings.prefix}api/servers/{server}/events",
         "reportUrl": f"{settings.prefix}api/servers/{server}/report",
+        "restartUrl": f"{settings.prefix}api/servers/{server}/restart",
+        "memoryUrl": f"{settings.prefix}api/servers/{server}/memory",
         "labUrl": f"{settings.base_url}user/{server.rstrip('/')}/lab",
         "spawnUrl": f"{settings.hub_prefix}spawn/{server.rstrip('/')}",
         "homeUrl": f"{settings.hub_prefix}home",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import yaml
@@ -11,7 +10,8 @@ import yaml
 from pytorch_spawner.adapters.git_source import Mirror
 from pytorch_spawner.core.courses import Course
 from pytorch_spawner.core.suites import MAX_BYTES, MAX_FILES, SUITE_FILE, digest, pack, read_suite
-from pytorch_spawner.lab.smoke import Smoked, StepFailed, Tells
+from pytorch_spawner.lab.course_progress import StepFailed
+from pytorch_spawner.lab.smoke import GoOn, Smoked, Tells
 from pytorch_spawner.ledger.store import Ledger
 
 _LOOK_S: Final = 1.0
@@ -46,14 +46,15 @@ async def warm_up(  # noqa: PLR0913  (a build has these fields)
     mirror: Mirror,
     smoked: Smoked,
     progress: Tells,
-    is_stopped: Callable[[Course], Awaitable[bool]],
+    go_on: GoOn,
 ) -> None:
     """Ask for the cache and wait for it.
 
     Raises:
         BadRequest: The manifest's suite is not usable.
-        StepFailed: It could not be built.
+        StepFailed: It could not be built; or what ``go_on`` raised.
     """
+    await go_on(course)
     files = await asyncio.to_thread(suite_files, course, mirror)
     suite = read_suite(files)
 
@@ -81,9 +82,12 @@ async def warm_up(  # noqa: PLR0913  (a build has these fields)
         if now.message != told:
             told = now.message
             await progress.set("warm", message=f"{asked.id}: {told}"[:300])
-        if await is_stopped(course):
+        try:
+            await go_on(course)
+        except StepFailed:
+            # The warmer stops its server, whose lease then is everybody's.
             await asyncio.to_thread(ledger.cancel_cache, hub, asked.id, course.task_by)
-            raise StepFailed("Somebody stopped it.")
+            raise
         await asyncio.sleep(_LOOK_S)
     cold = sum(one.cold_s or 0.0 for one in now.targets)
     warm = sum(one.warm_s or 0.0 for one in now.targets if one.cold_s is not None)

@@ -133,6 +133,8 @@ class Server(PageHandler):
             can_open=is_owner or auth.may_open(model, username, servername),
         )
         page["xsrf"] = self.xsrf_token.decode("ascii")
+        if not auth.may_use(model, username, servername, self.hub_auth.access_scopes):
+            page["memoryUrl"] = ""
         self.finish(
             self.lab.pages.render(
                 "landing.html", user=model["name"], page=page, config=json.dumps(page)

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import logging
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
 from sqlalchemy import delete, select
-from sqlalchemy.orm import Session
 
-from pytorch_spawner.core.courses import Course, Manifest, Order, Step, Student
+from pytorch_spawner.core.course_manifest import Manifest
+from pytorch_spawner.core.courses import Course, Step
 from pytorch_spawner.errors import BadRequest
-from pytorch_spawner.ledger.log import Log
-from pytorch_spawner.ledger.models import CourseOrderRow, CourseRow, CourseStudentRow
+from pytorch_spawner.ledger.course_copies import VERSION, CourseCopies, storable, title_of
+from pytorch_spawner.ledger.models import CounterRow, CourseOrderRow, CourseRow, CourseStudentRow
 
 log = logging.getLogger("pytorch_spawner")
 
 MAX_COURSES: Final = 500
-# What a student's container may have us keep: of each list, and of each text.
-MAX_PATHS: Final = 50
-MAX_TEXT: Final = 400
-# Orders that nobody carried out yet, of one person.
-MAX_OPEN_ORDERS: Final = 50
 _TASKS: Final = ("preload", "publish")
+_SHARE: Final = "class_share"
 _PLAIN: Final = (
-    "hub", "name", "by", "changed_at", "task", "task_by", "is_running", "preloaded_at",
-    "candidate", "candidate_served", "candidate_says", "commit", "served", "published_at",
-    "published_by", "serial",
+    "hub", "name", "by", "changed_at", "task", "task_by", "asked_at", "is_running",
+    "preloaded_at", "candidate", "candidate_served", "candidate_says", "commit", "served",
+    "published_at", "published_by", "serial",
 )  # fmt: skip
 
 
-class Courses(Log):
+class Courses(CourseCopies):
     """The part of the ledger about courses."""
 
     # -- manifests --------------------------------------------------------------------------
@@ -43,6 +38,10 @@ class Courses(Log):
             found = select(CourseRow).where(CourseRow.hub == hub).order_by(CourseRow.name)
             known = map(_course, session.scalars(found))
             return tuple(one for one in known if one is not None)
+
+    def courses_version(self, hub: str) -> int:
+        """A number that grows whenever anything changes that ``courses`` gives, and only then."""
+        return self._counted(hub, VERSION)
 
     def course(self, hub: str, name: str) -> Course | None:
         """One course; None where there is none of this name."""
@@ -110,6 +109,22 @@ class Courses(Log):
             self._log_course(session, row, by, row.manifest, None)
             return was
 
+    # -- what classes may have ----------------------------------------------------------------
+
+    def class_share(self, hub: str) -> float | None:
+        """The hub's ``class_seats_share``, 0 to 1; None before the hub said it."""
+        with self._reading() as session:
+            row = session.get(CounterRow, (hub, _SHARE))
+            return None if row is None else row.value
+
+    def note_class_share(self, hub: str, share: float) -> None:
+        """Write down the hub's ``class_seats_share``, for pages: they do not read its settings."""
+        if self.class_share(hub) == share:
+            return
+        with self._transaction() as session:
+            session.merge(CounterRow(hub=hub, name=_SHARE, value=share))
+            self._count_up(session, hub, "shown")
+
     # -- what the service does --------------------------------------------------------------
 
     def ask_course(self, hub: str, name: str, task: str, by: str) -> bool:
@@ -127,7 +142,7 @@ class Courses(Log):
                 return False
             row.task, row.task_by, row.is_running, row.stop_asked = task, by[:255], False, False
             row.asked_at = self._moment(session, hub)
-            self._log_course(session, row, by, None, {"is": task, "title": _title(row)})
+            self._log_course(session, row, by, None, {"is": task, "title": title_of(row)})
             return True
 
     def stop_course(self, hub: str, name: str, by: str) -> bool:
@@ -139,7 +154,7 @@ class Courses(Log):
             if not row.is_running:
                 row.task = ""
             row.stop_asked = True
-            self._log_course(session, row, by, None, {"is": "stopped", "title": _title(row)})
+            self._log_course(session, row, by, None, {"is": "stopped", "title": title_of(row)})
             return True
 
     def is_course_stopped(self, hub: str, name: str) -> bool:
@@ -170,9 +185,10 @@ class Courses(Log):
             found = _course(row)
             if found is None:
                 row.task = ""
+                self._moved(session, hub)
                 return None
             row.is_running = True
-            self._count_up(session, hub, "shown")
+            self._moved(session, hub)
             return found
 
     def requeue_courses(self, hub: str) -> None:
@@ -184,7 +200,7 @@ class Courses(Log):
         with self._transaction() as session:
             for row in session.scalars(running):
                 row.is_running = False
-                self._count_up(session, hub, "shown")
+                self._moved(session, hub)
 
     def smoke_course(self, hub: str) -> Course | None:
         """The course that a fresh student's server is to be started for; None for none."""
@@ -230,10 +246,10 @@ class Courses(Log):
                 row.preloaded_at = preloaded_at
             if candidate is not None:
                 row.candidate, row.candidate_served = candidate[0], candidate[1]
-                row.candidate_says = _storable(candidate[2])
+                row.candidate_says = storable(candidate[2])
             if is_over:
                 row.task, row.is_running, row.stop_asked = "", False, False
-            self._count_up(session, hub, "shown")
+            self._moved(session, hub)
 
     def publish_course(self, hub: str, name: str, candidate: tuple[str, str], by: str) -> int:
         """Write down that students are given a publication from now on.
@@ -251,134 +267,16 @@ class Courses(Log):
             row = session.get(CourseRow, (hub, name))
             if row is None:
                 return 0
-            before = {"is": "published", "commit": row.commit, "title": _title(row)}
+            before = {"is": "published", "commit": row.commit, "title": title_of(row)}
             row.commit, row.served = candidate
             row.published_at, row.published_by = self._moment(session, hub), by[:255]
             row.serial += 1
             self._log_course(session, row, by, before, {**before, "commit": row.commit})
             return row.serial
 
-    # -- whose copy is where ----------------------------------------------------------------
-
-    def students(self, hub: str, course: str) -> tuple[Student, ...]:
-        """Everybody whose container reported about a course, by name."""
-        with self._reading() as session:
-            found = (
-                select(CourseStudentRow)
-                .where(CourseStudentRow.hub == hub, CourseStudentRow.course == course)
-                .order_by(CourseStudentRow.username)
-            )
-            return tuple(map(_student, session.scalars(found)))
-
-    def note_student(self, hub: str, course: str, username: str, data: Mapping[str, Any]) -> None:
-        """Take in what somebody's container says of its copy; anything in it may be a lie.
-
-        Args:
-            hub: Id of the hub.
-            course: What the start was for; a report about another one is left out.
-            username: Whose container.
-            data: Of an event of the kind "course".
-        """
-        phase = data.get("phase")
-        if data.get("course") != course or phase not in ("done", "failed", "reset"):
-            return
-        with self._transaction() as session:
-            if session.get(CourseRow, (hub, course)) is None:
-                return
-            if phase == "reset":
-                self._end_order(session, hub, course, username, data)
-                return
-            row = session.get(CourseStudentRow, (hub, course, username[:255]))
-            if row is None:
-                row = CourseStudentRow(hub=hub, course=course, username=username[:255])
-            row.at = self._moment(session, hub)
-            row.level = str(data.get("level"))
-            if row.level not in ("ok", "warn", "fail"):
-                row.level = "fail"
-            row.message = _text(data.get("message"))
-            if phase == "done":
-                row.served, row.commit = _commit(data.get("served")), _commit(data.get("commit"))
-                kept, conflicts = data.get("kept"), data.get("conflicts")
-                row.kept = [_text(one) for one in _list(kept)]
-                said = conflicts if isinstance(conflicts, Mapping) else {}
-                row.conflicts = {
-                    _text(path): _text(beside) for path, beside in [*said.items()][:MAX_PATHS]
-                }
-            session.add(row)
-            self._count_up(session, hub, "shown")
-
-    def _end_order(
-        self, session: Session, hub: str, course: str, username: str, data: Mapping[str, Any]
-    ) -> None:
-        order = session.get(CourseOrderRow, _text(data.get("order"))[:32])
-        is_theirs = order is not None and (order.hub, order.course, order.username) == (
-            hub, course, username,
-        )  # fmt: skip
-        if order is not None and is_theirs and order.done_at is None:
-            order.done_at, order.message = self.now(), _text(data.get("message"))
-            self._count_up(session, hub, "shown")
-
-    def ask_reset(self, hub: str, course: str, username: str, path: str, by: str) -> Order:
-        """Order one person's copy of one file back to the course's version.
-
-        Raises:
-            BadRequest: There is no such course, or too many orders wait already.
-        """
-        with self._transaction() as session:
-            row = session.get(CourseRow, (hub, course))
-            if row is None:
-                raise BadRequest("There is no such course any more.")
-            waiting = session.scalars(
-                _orders(hub, course, username).where(CourseOrderRow.done_at.is_(None))
-            ).all()
-            for one in waiting:
-                if one.path == path:
-                    return _order(one)
-            if len(waiting) >= MAX_OPEN_ORDERS:
-                raise BadRequest(
-                    f"{MAX_OPEN_ORDERS} orders wait for {username} already. They are carried out "
-                    "when that server runs."
-                )
-            order = CourseOrderRow(
-                id=uuid.uuid4().hex[:12], hub=hub, course=course, username=username[:255],
-                path=_storable(path), by=by[:255], at=self._moment(session, hub),
-            )  # fmt: skip
-            session.add(order)
-            row.serial += 1
-            after = {"is": "reset", "title": _title(row), "user": username, "path": order.path}
-            self._log_course(session, row, by, None, after)
-            session.flush()
-            return _order(order)
-
-    def orders(
-        self, hub: str, course: str, username: str = "", *, open_only: bool = True
-    ) -> tuple[Order, ...]:
-        """Orders to one person's copy, or to everybody's (""), the oldest first."""
-        with self._reading() as session:
-            found = _orders(hub, course, username).order_by(CourseOrderRow.at, CourseOrderRow.id)
-            if open_only:
-                found = found.where(CourseOrderRow.done_at.is_(None))
-            return tuple(map(_order, session.scalars(found)))
-
-    def _log_course(
-        self, session: Session, row: CourseRow, by: str, before: Any, after: Any
-    ) -> int:
-        """Write a line into the audit log; who may start what and when may have changed."""
-        self._count_up(session, row.hub, "shown")
-        return self._note(session, row.hub, by, "course", row.name, before, after)
-
 
 def _names(hub: str) -> Any:
     return select(CourseRow.name).where(CourseRow.hub == hub)
-
-
-def _orders(hub: str, course: str, username: str) -> Any:
-    found = select(CourseOrderRow).where(CourseOrderRow.hub == hub, CourseOrderRow.course == course)
-    return found.where(CourseOrderRow.username == username) if username else found
-
-
-def _title(row: CourseRow) -> str:
-    return str((row.manifest or {}).get("title", row.name))
 
 
 def _course(row: CourseRow) -> Course | None:
@@ -399,34 +297,3 @@ def _of(row: CourseRow, manifest: Manifest) -> Course:
         manifest=manifest,
         steps=tuple(Step.from_json(one) for one in row.steps),
     )
-
-
-def _student(row: CourseStudentRow) -> Student:
-    return Student(
-        row.username, row.served, row.commit, row.at, row.level, row.message, tuple(row.kept),
-        dict(row.conflicts),
-    )  # fmt: skip
-
-
-def _order(row: CourseOrderRow) -> Order:
-    return Order(
-        row.id, row.course, row.username, row.path, row.by, row.at, row.done_at, row.message
-    )
-
-
-def _storable(text: str) -> str:
-    """Text of a container as any database takes it: no zero byte, no half of a character."""
-    return text.replace("\0", "").encode("utf-8", "replace").decode()
-
-
-def _text(said: Any) -> str:
-    return _storable(said if isinstance(said, str) else "")[:MAX_TEXT]
-
-
-def _commit(said: Any) -> str:
-    is_one = isinstance(said, str) and len(said) <= 64 and said.isalnum()
-    return str(said) if is_one else ""
-
-
-def _list(said: Any) -> list[Any]:
-    return said[:MAX_PATHS] if isinstance(said, list) else []

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -414,7 +415,16 @@ def _scripts(connection: Connection | None = None) -> alembic.config.Config:
 
 
 def _head() -> str | None:
-    return alembic.script.ScriptDirectory.from_config(_scripts()).get_current_head()
+    return _revisions()[0]
+
+
+@cache
+def _revisions() -> tuple[str | None, frozenset[str]]:
+    """The newest version of a ledger, and all versions: alembic loads every file to say so."""
+    directory = alembic.script.ScriptDirectory.from_config(_scripts())
+    return directory.get_current_head(), frozenset(
+        one.revision for one in directory.walk_revisions()
+    )
 
 
 def _revision(connection: Connection) -> str | None:
@@ -426,8 +436,7 @@ def _revision(connection: Connection) -> str | None:
     # alembic logs how it looks at the database at every open; only a real upgrade is news.
     logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
     found = alembic.runtime.migration.MigrationContext.configure(connection).get_current_revision()
-    directory = alembic.script.ScriptDirectory.from_config(_scripts())
-    if found is not None and found not in {one.revision for one in directory.walk_revisions()}:
+    if found is not None and found not in _revisions()[1]:
         raise LedgerUnavailable(
             "The lab's ledger was written by a newer version of pytorch_spawner, so no GPU can be "
             "given out safely. Servers without a GPU still start. Ask an admin to install that "

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import select
 
 from pytorch_spawner.core.catalog import Image, read_image
 from pytorch_spawner.ledger.log import Log
 from pytorch_spawner.ledger.models import ImageRow
+
+_VERSION: Final = "images"
 
 
 class Images(Log):
@@ -19,6 +21,10 @@ class Images(Log):
         found = select(ImageRow).where(ImageRow.hub == hub).order_by(ImageRow.reference)
         with self._reading() as session:
             return tuple(_image(row) for row in session.scalars(found))
+
+    def images_version(self, hub: str) -> int:
+        """A number that grows whenever anything changes that ``images`` gives, and only then."""
+        return self._counted(hub, _VERSION)
 
     def image(self, hub: str, reference: str) -> Image | None:
         """One image; None where it was never scanned."""
@@ -47,6 +53,7 @@ class Images(Log):
             row.image_id, row.scanned_at, row.by = image.image_id, image.scanned_at, by[:255]
             row.facts = _storable(image.as_json())
             self._count_up(session, hub, "shown")
+            self._count_up(session, hub, _VERSION)
             before = None if was is None else _about(was)
             if before != _about(image):
                 subject = image.reference
@@ -69,6 +76,7 @@ class Images(Log):
             was = _image(row)
             session.delete(row)
             self._count_up(session, hub, "shown")
+            self._count_up(session, hub, _VERSION)
             self._note(session, hub, by, "image", reference, _about(was), None, is_decision=False)
             return was
 

@@ -163,8 +163,12 @@ class Log(Database):
 
     def version(self, hub: str) -> int:
         """A number that grows whenever something a decision depends on is written."""
+        return self._counted(hub, "version")
+
+    def _counted(self, hub: str, name: str) -> int:
+        """How far a counter is; 0 before its first number."""
         with self._reading() as session:
-            row = session.get(CounterRow, (hub, "version"))
+            row = session.get(CounterRow, (hub, name))
             return int(row.value) if row is not None else 0
 
 

@@ -308,7 +308,10 @@ class CourseOrderRow(Base):
 
 
 class CounterRow(Base):
-    """Numbers of a hub that only grow: arrivals, changes, what pages show, time."""
+    """Numbers of a hub that only grow: arrivals, changes, what pages show, time.
+
+    But for ``class_share``, a setting of the hub's that the service shows.
+    """
 
     __tablename__ = "counters"
     hub: Mapped[str] = mapped_column(String(64), primary_key=True)

@@ -18,7 +18,7 @@ import pytest
 from pytorch_spawner.adapters import git_run, git_store
 from pytorch_spawner.adapters.git_source import FETCHED, Limits, Mirror
 from pytorch_spawner.core.course_files import check_tree
-from pytorch_spawner.core.courses import Source
+from pytorch_spawner.core.course_manifest import Source
 from pytorch_spawner.errors import SourceUnusable
 from tests.git_server import (
     GitServer,
@@ -33,6 +33,8 @@ from tests.git_server import (
     tree,
 )
 from tests.ports import free_port_block
+
+pytestmark = pytest.mark.programs
 
 LIMITS = Limits(
     max_bytes=4 * 2**20, max_files=200, max_file_bytes=2**20, deadline_s=60, silence_s=1

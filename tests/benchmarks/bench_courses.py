@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pytorch_spawner.core.courses import Course, parse_manifest
+from pytorch_spawner.core.course_text import parse_manifest
+from pytorch_spawner.core.courses import Course
 from pytorch_spawner.ledger.store import Ledger
 from tests.benchmarks.bench_spawn import say
 from tests.benchmarks.harness import ROOT, Bench

@@ -21,6 +21,7 @@ from typing import Any
 
 from tornado.httpclient import AsyncHTTPClient, HTTPError
 
+from tests.benchmarks.cpu_meter import CpuMeter, per_start
 from tests.benchmarks.harness import RESULTS, Bench
 from tests.benchmarks.real_hub import (
     Arm,
@@ -62,11 +63,13 @@ class Found:
     Attributes:
         starts: How it was started ("one at a time", "8 at once") -> each start.
         walls: How -> from the first request until the last server answered.
+        cpu: How -> for each round what one start cost until then, by who spent it.
         failed: What the hub said of starts that failed.
     """
 
     starts: dict[str, list[Started]] = field(default_factory=dict)
     walls: dict[str, list[float]] = field(default_factory=dict)
+    cpu: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     failed: list[str] = field(default_factory=list)
 
 
@@ -107,10 +110,13 @@ class Spawns:
         chosen = [hub for hub in self.hubs if not names or hub.arm.name in names]
         for hub in chosen if number % 2 == 0 else reversed(chosen):
             self.calibrations.append(calibrate())
-            began = time.monotonic()
+            meter = CpuMeter(hub)
+            before, began = meter.processes(), time.monotonic()
             tries = await asyncio.gather(*(self._try(hub, user) for user in users))
             wall = time.monotonic() - began
+            after = {**meter.processes(), **meter.containers(users)}
             found = self.found[hub.arm.name]
+            found.cpu.setdefault(how, []).append(per_start(before, after, len(users)))
             found.starts.setdefault(how, []).extend(
                 one for one in tries if isinstance(one, Started)
             )
@@ -196,6 +202,9 @@ def report(
                 bench.add(f"{name}, {how}: hub says ready", [start.ready_s for start in starts])
             if how in one.walls and how != "one at a time":
                 bench.add(f"{name}, {how}: all usable", one.walls[how])
+        for how, rounds in one.cpu.items():
+            for part in rounds[0]:
+                bench.add(f"{name}, {how}: CPU of {part}, a start", [row[part] for row in rounds])
         bench.notes += [f"failed: {message.splitlines()[0]}" for message in one.failed]
     bench.add("a fixed piece of work beside each turn", calibrations)
     eight, many = f"{_AT_ONCE} at once", f"{concurrent} at once"
@@ -229,6 +238,10 @@ def keep_raw(name: str, spawns: Spawns, folder: Path | None = None) -> Path:
                 "usable_s": [round(start.usable_s, 4) for start in starts],
                 "ready_s": [round(start.ready_s, 4) for start in starts],
                 "all_usable_s": [round(wall, 4) for wall in found.walls.get(how, [])],
+                "cpu_s": [
+                    {part: round(used_s, 3) for part, used_s in row.items()}
+                    for row in found.cpu.get(how, [])
+                ],
             }
             for how, starts in found.starts.items()
         } | {"failed": found.failed}

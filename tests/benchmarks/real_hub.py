@@ -193,6 +193,7 @@ class RealHub:
         volumes = [name for name in docker("volume", "ls", "-q").split() if name.startswith(mine)]
         if volumes:
             docker("volume", "rm", "-f", *volumes)
+        docker("network", "rm", f"{mine}warm")
 
     def containers(self, user: str = "") -> list[str]:
         """Ids of its containers, or of a user's server."""

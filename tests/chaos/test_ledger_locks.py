@@ -6,7 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from pytorch_spawner.ledger.store import Ledger
+
+pytestmark = pytest.mark.programs
 
 _OTHER = """
 import sys

@@ -19,6 +19,7 @@ from pytorch_spawner.core.course_files import (
     check_tree,
 )
 from pytorch_spawner.core.course_notebooks import MAX_NOTEBOOK_BYTES
+from tests.examples import examples
 
 LIMITS = Limits(max_bytes=1000, max_files=12, max_file_bytes=400)
 OID = "a" * 40
@@ -278,7 +279,7 @@ def walked(path: str, links: dict[str, str], hops: int = 0) -> str | None:
 
 @given(st.lists(_ENTRY, max_size=12))
 @example([file("a/b"), link("a/l", ".."), link("x", "a/l/../b")])
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_whatever_the_tree_what_is_kept_lies_inside(entries: list[Entry]) -> None:
     checked = check_tree(entries, LIMITS)
     paths = kept(checked)
@@ -536,7 +537,7 @@ _JSON = st.recursive(
     )
 )
 @example({"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": None}]})
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_whatever_a_notebook_holds_there_is_a_sentence_and_no_crash(said: object) -> None:
     for note in check_notebook("a.ipynb", json.dumps(said).encode()):
         assert note.message.startswith("a.ipynb ")

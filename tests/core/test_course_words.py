@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pytorch_spawner.core import course_words as words
-from pytorch_spawner.core.course_text import from_json, from_yaml, to_yaml
-from pytorch_spawner.core.courses import Course, Order, Step, Student, parse_manifest
+from pytorch_spawner.core.course_text import from_json, from_yaml, parse_manifest, to_yaml
+from pytorch_spawner.core.courses import Course, Order, Step, Student
 from pytorch_spawner.errors import BadRequest
 
 SAID: dict[str, Any] = {
@@ -136,6 +136,43 @@ def test_members_are_told_the_next_session_and_nothing_of_others() -> None:
     told = words.for_members(replace(READY, manifest=parse_manifest(said)), 1.7e9)
     assert set(told) == {"name", "title", "folder", "next_session"}
     assert told["next_session"]["starts_at"] == 1803974400.0
+
+
+@pytest.mark.parametrize(
+    ("sessions", "seen", "said"),
+    [
+        ([{"seats": 8}], [], ""),
+        (
+            [{"seats": 9}],
+            [],
+            "The session of Tue 2 Mar 2027, 09:00 CET: it asks for 9 seats, and the lab keeps at "
+            "most 8 of the 10 in the pool teaching for classes: the others queue. Ask an admin, "
+            "who sets c.PyTorchSpawner.class_seats_share.",
+        ),
+        ([{}], [f"u{n}" for n in range(6)], ""),
+        ([{}], [f"u{n}" for n in range(7)], "The session of Tue 2 Mar 2027, 09:00 CET: it asks"),
+        ([{"weekly_until": "2027-05-04"}, {"seats": 90}], [], "The session of Tue 2 Mar 2027"),
+        ([], [], ""),
+    ],
+    ids=[
+        "as many as classes may have",
+        "one more",
+        "a seat for each student that is known",
+        "a student too many",
+        "any of the next ones",
+        "no session",
+    ],
+)
+def test_a_session_that_gets_fewer_seats_than_it_asks_for_is_told_beforehand(
+    sessions: list[dict[str, Any]], seen: list[str], said: str
+) -> None:
+    times = {"start": "2027-03-02T09:00:00", "end": "2027-03-02T11:00:00"}
+    planned = [{**times, **one} for one in sessions]
+    timetable = {"timezone": "Europe/Berlin", "sessions": planned} if planned else {}
+    wanted = {**SAID, "request": {"pool": "teaching"}, "timetable": timetable}
+    sizes = {"teaching": 10, "research": 100}
+    told = words.seats_note(parse_manifest(wanted), seen, 1.8e9, sizes, 0.8)
+    assert told.startswith(said) if said else told == ""
 
 
 # -- text ------------------------------------------------------------------------------------------

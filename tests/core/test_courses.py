@@ -12,23 +12,21 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pytorch_spawner.core.course_manifest import MAX_MANIFEST_BYTES, Manifest, why_outside
+from pytorch_spawner.core.course_text import parse_manifest, read_manifest
 from pytorch_spawner.core.courses import (
-    MAX_MANIFEST_BYTES,
     SMOKER,
     Course,
-    Manifest,
     Step,
     courses_of,
     is_member,
     is_staff,
-    parse_manifest,
-    read_manifest,
     tried_course,
     try_name,
     volumes_of,
-    why_outside,
 )
 from pytorch_spawner.errors import BadRequest
+from tests.examples import examples
 
 LEAST = {"name": "cv", "title": "Computer vision", "source": {"git": "https://forge.org/cv.git"}}
 FULL = """\
@@ -309,7 +307,7 @@ _KEYS = st.sampled_from(sorted(Manifest.model_fields))
 
 
 @given(st.dictionaries(_KEYS, _JSON, max_size=6))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 def test_whatever_comes_is_a_manifest_or_refused_with_its_faults(said: dict[str, Any]) -> None:
     try:
         one = parse_manifest({**LEAST, **said})

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pytorch_spawner.core.effects import Holder, effects
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
 from pytorch_spawner.core.grants import Grant, GrantBook
+from tests.examples import examples
 
 UUID = GpuUuid("GPU-1111")
 GPUS = Inventory((Gpu(UUID, index=3, name="NVIDIA A100", pool="a100"),))
@@ -150,7 +151,7 @@ _GRANTS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(_GRANTS, _GRANTS)
 def test_whoever_is_not_named_gets_the_same_words_as_before(before, after):
     said = " ".join(effects(before, after, PEOPLE, GPUS, [], DAY))

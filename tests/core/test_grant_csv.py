@@ -14,6 +14,7 @@ from pytorch_spawner.core.grant_csv import read_csv, write_csv
 from pytorch_spawner.core.grant_rows import Known, parse_grants
 from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.errors import BadRequest
+from tests.examples import examples
 
 _NAMES = (
     st.text(st.characters(codec="utf-8"), min_size=1, max_size=12)
@@ -44,7 +45,7 @@ def grants(draw: st.DrawFn) -> Grant:
     )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(grants(), max_size=4, unique_by=lambda one: one.id))
 def test_what_is_exported_comes_back_the_same(there):
     there = [one for one in there if not one.id.startswith(("config:", "group:"))]

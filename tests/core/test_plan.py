@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -128,3 +129,20 @@ def test_a_site_ca_reaches_every_common_client() -> None:
 def test_the_way_in_is_one_that_knows_this_gpu(listed: set, has_runtime: bool, kind: str) -> None:
     injection = Injection("cdi", frozenset(listed), has_runtime=has_runtime)
     assert injection.for_gpus((H100,)).kind == kind
+
+
+@pytest.mark.parametrize("brought", [{"course": {"name": "cv"}}, {"warm_cache": {"id": "c1"}}])
+def test_what_has_to_be_there_when_jupyterlab_opens_is_brought_first(brought: dict) -> None:
+    def variable(agent: dict) -> str | None:
+        site = replace(SITE, agent=agent)
+        plan = build(SUBJECT, REQUEST, (H100,), Injection("cdi"), site)
+        return plan.environment.get("PYTORCH_SPAWNER_BRINGS_FIRST")
+
+    assert variable(brought) == "1"
+    assert variable(dict.fromkeys(brought)) is None
+    assert variable({}) is None
+
+
+def test_jupyters_own_files_do_not_need_a_place_in_the_home() -> None:
+    plan = build(SUBJECT, REQUEST, (H100,), Injection("cdi"), SITE)
+    assert not plan.environment["JUPYTER_RUNTIME_DIR"].startswith(SUBJECT.home)

@@ -15,6 +15,7 @@ from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.masking import HIDDEN, masked, plain
 from pytorch_spawner.core.report import MAX_BYTES, report_of
 from pytorch_spawner.core.report_facts import gather
+from tests.examples import examples
 
 BEGAN = 1_800_000_000.0  # 2027-01-15 08:00:00 UTC
 HEX = "0123456789abcdef0123456789abcdef"
@@ -371,7 +372,7 @@ def hostile(draw: Any, secret: str) -> str:
     return f"{draw(FILL)} {form} {draw(FILL)}"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.data(), SECRETS)
 def test_no_secret_passes_whatever_field_it_is_in(data: Any, secret: str) -> None:
     def text() -> str:
@@ -430,7 +431,7 @@ STARTS = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(STARTS, EVENTS, st.floats())
 def test_nothing_makes_it_raise_or_steer_a_terminal(start: Any, events: Any, now: float) -> None:
     text = report_of(start, events, now)
@@ -439,7 +440,7 @@ def test_nothing_makes_it_raise_or_steer_a_terminal(start: Any, events: Any, now
     json.dumps(gather(start, events, now), allow_nan=False)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(st.text(max_size=3), st.integers(1, 200))
 def test_the_longest_journal_stays_within_the_bound(fill: str, rows: int) -> None:
     long = (fill or "ü") * 3000

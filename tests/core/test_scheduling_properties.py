@@ -13,6 +13,7 @@ from pytorch_spawner.core.reservation import Reservations
 from pytorch_spawner.core.tickets import Held
 from tests.core import soak
 from tests.core.lab_model import HEAD, LABS, OPERATIONS, START, USERS, Broken, Lab, play
+from tests.examples import examples
 
 # Long enough for something to happen; whoever shrinks fills with zeros, which is quiet.
 STORIES = st.binary(min_size=HEAD + 24, max_size=HEAD + 80)
@@ -20,7 +21,7 @@ QUIETLY = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
 @given(STORIES)
-@settings(max_examples=300, deadline=None, suppress_health_check=QUIETLY)
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=QUIETLY)
 def test_whatever_happens_nobody_gets_too_much_and_everybody_is_served(story: bytes) -> None:
     assert soak.fault(story) == ""
 

@@ -10,19 +10,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pytorch_spawner.core.courses import SMOKER, Manifest, parse_manifest
+from pytorch_spawner.core.course_manifest import Manifest
+from pytorch_spawner.core.course_text import parse_manifest
+from pytorch_spawner.core.courses import SMOKER
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
 from pytorch_spawner.core.grants import Grant, GrantBook
 from pytorch_spawner.core.placement import Holding
 from pytorch_spawner.core.scheduling import schedule
-from pytorch_spawner.core.seats import Seats, open_seats, seats_of
+from pytorch_spawner.core.seat_room import most_of, say_shortage, sizes_of
+from pytorch_spawner.core.seats import Seats, Taken, open_seats, seats_of
 from pytorch_spawner.core.tickets import Decisions, Held, Policy, Ticket, Usage
+from tests.examples import examples
 
 NINE = datetime(2026, 10, 12, 9, 0, tzinfo=timezone.utc).timestamp()
 NOW = NINE - 300
 UNTIL = NINE + 600
 HOUR = 3600.0
 ALL = Grant("all")
+# Classes may have the whole lab.
+UNBOUND = Policy(class_seats_share=1.0)
 
 
 def gpu(number: int, pool: str = "default", **more: object) -> Gpu:
@@ -65,9 +71,10 @@ def decide(
     grants: list[Grant] | None = None,
     leases: list[Held] | None = None,
     usage: Usage | None = None,
+    policy: Policy = UNBOUND,
 ) -> Decisions:
     book = GrantBook([ALL] if grants is None else grants)
-    return schedule(inventory, leases or [], tickets, book, usage or Usage(), NOW, Policy(), kept)
+    return schedule(inventory, leases or [], tickets, book, usage or Usage(), NOW, policy, kept)
 
 
 def served(said: Decisions) -> list[str]:
@@ -303,6 +310,88 @@ def test_a_class_is_before_whoever_waited_beyond_the_patience() -> None:
     assert served(decide(gpus(1), [old], [])) == ["other"]
 
 
+# -- what classes may have at most ---------------------------------------------------------------
+
+TWO_POOLS = Inventory(
+    tuple(gpu(n, "teaching" if n < 4 else "research") for n in range(8)),
+)
+
+
+@pytest.mark.parametrize(
+    ("inventory", "share", "tickets", "kept", "expected"),
+    [
+        (gpus(10), 0.8, others(10), [seats(10)], {"other": 2}),
+        (gpus(10), 0.8, others(10) + students(10), [seats(10)], {"cv": 8, "other": 2}),
+        (gpus(4), 0.8, others(4), [seats(4)], {}),
+        (gpus(1), 0.5, others(1), [seats(1)], {}),
+        (gpus(5), 0.6, others(5), [seats(9)], {"other": 2}),
+        (gpus(4), 0.0, others(4) + students(2), [seats(4)], {"other": 4}),
+        (gpus(6), 0.5, others(6), [seats(2), seats(2, "ml")], {"other": 3}),
+        (TWO_POOLS, 0.5, others(8), [seats(8)], {"other": 4}),
+        (TWO_POOLS, 0.5, others(8), [seats(8, pool="teaching")], {"other": 6}),
+        (TWO_POOLS, 0.5, others(8) + students(8), [seats(8)], {"cv": 4, "other": 4}),
+        (gpus(2, mode="shared:4"), 0.5, others(8), [seats(8, share="slot")], {"other": 4}),
+        (
+            Inventory((*gpus(4).gpus, gpu(4, drained="Fans."), gpu(5, health="Xid 79"))),
+            0.5,
+            others(4),
+            [seats(4)],
+            {"other": 2},
+        ),
+        (gpus(4), 0.5, others(4), [seats(2, taken=("GPU-0002", "GPU-0003"))], {"other": 4}),
+        (gpus(4), 0.5, others(4), [seats(2, taken=("GPU-0003",))], {"other": 3}),
+    ],
+    ids=[
+        "four fifths of ten",
+        "also once the students come: the others queue like everybody",
+        "of four all, rounded up",
+        "of one GPU the one",
+        "three fifths of five are three",
+        "none at all",
+        "of all classes together",
+        "of each pool, where any will do",
+        "of the pool that is asked for",
+        "of each pool, as the students come",
+        "slots count one by one",
+        "of what is in service",
+        "what its students hold counts",
+        "and leaves the rest",
+    ],
+)
+def test_classes_get_their_share_and_the_rest_is_everybodys(
+    inventory: Inventory,
+    share: float,
+    tickets: list[Ticket],
+    kept: list[Seats],
+    expected: dict[str, int],
+) -> None:
+    policy = Policy(class_seats_share=share)
+    said = decide(inventory, tickets, kept, policy=policy)
+    assert Counter(name.rstrip("0123456789") for name in served(said)) == expected
+    assert decide(inventory, tickets[::-1], kept, policy=policy) == said
+
+
+def test_a_seat_beyond_the_share_is_not_waited_for_either() -> None:
+    leases = [held(name, n, until=NOW + 60 * (n + 1)) for n, name in enumerate(("eve", "fay"))]
+    tickets = [*others(2), *students(2)]
+    half = Policy(class_seats_share=0.5)
+    said = decide(gpus(2), tickets, [seats(2)], leases=leases, policy=half)
+    told = [(one.ticket.username, one.expected_at) for one in said.wait]
+    assert told[:2] == [("cv0", NOW + 60), ("other0", NOW + 120)]
+
+
+def test_staff_takes_a_students_seat_from_the_beginning_on_alone() -> None:
+    teacher = ticket("zoe", 50, "cv")
+    ours = seats(2, staff=("zoe",), begins_at=NINE)
+    said = decide(gpus(2), [teacher], [ours])
+    assert served(said) == []
+    assert said.wait[0].kept == "2 GPUs are kept for the class Computer vision until 09:10 UTC."
+    assert served(decide(gpus(2), [teacher, *students(1)], [ours])) == ["cv0"]
+    assert served(decide(gpus(3), [teacher], [ours])) == ["zoe"], "what is nobody's seat"
+    begun = replace(ours, begins_at=NOW)
+    assert served(decide(gpus(2), [*others(2), teacher], [begun])) == ["zoe"]
+
+
 # -- whatever happens ----------------------------------------------------------------------------
 
 _MODES = st.sampled_from(["exclusive", "shared:2", "shared:4"])
@@ -357,7 +446,7 @@ GRANTS = [Grant("all", count=2)]
 
 
 @given(situations())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 def test_nothing_is_given_twice_and_no_more_is_withheld_than_there_are_seats(
     situation: tuple[Inventory, list[Ticket], list[Seats], list[Held]],
 ) -> None:
@@ -387,19 +476,34 @@ def test_nothing_is_given_twice_and_no_more_is_withheld_than_there_are_seats(
 
 
 @given(situations())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 def test_without_seats_a_decision_is_what_it_was(
     situation: tuple[Inventory, list[Ticket], list[Seats], list[Held]],
 ) -> None:
     inventory, tickets, _, leases = situation
     book = GrantBook(GRANTS)
-    said = schedule(inventory, leases, tickets, book, Usage(), NOW, Policy())
+    said = schedule(inventory, leases, tickets, book, Usage(), NOW, UNBOUND)
     assert decide(inventory, tickets, [], GRANTS, leases) == said
     assert not any(one.kept for one in said.wait)
     # Nor do seats that nothing could be kept for change who gets what.
     none = decide(inventory, tickets, [seats(3, "xx", share="mig:1g.10gb")], GRANTS, leases)
     assert (none.give, none.refuse) == (said.give, said.refuse)
     assert [replace(one, kept="") for one in none.wait] == list(said.wait)
+
+
+@given(situations(), st.sampled_from([0.0, 0.3, 0.5, 0.8]))
+@settings(max_examples=examples(200), deadline=None)
+def test_whatever_is_asked_for_no_more_of_a_pool_is_withheld_than_the_share_says(
+    situation: tuple[Inventory, list[Ticket], list[Seats], list[Held]], share: float
+) -> None:
+    inventory, _, kept, leases = situation
+    policy = Policy(class_seats_share=share)
+    sizes = sizes_of(inventory)
+    for pool, size in sizes.items():
+        ones = [replace(one, pool=pool) for one in others(20)]
+        free = len(decide(inventory, ones, [], GRANTS, leases).give)
+        given_now = len(decide(inventory, ones, kept, GRANTS, leases, policy=policy).give)
+        assert free - given_now <= most_of(size, share)
 
 
 # -- how many, and when --------------------------------------------------------------------------
@@ -464,15 +568,28 @@ def test_seats_are_told_on_the_courses_own_clocks() -> None:
     assert one.groups == ("cv",)
 
 
+def lease(course: str, username: str, count: int, since: float = NINE - 60) -> Taken:
+    return Taken(course, username, tuple(f"GPU-{n:04d}" for n in range(count)), since)
+
+
 @pytest.mark.parametrize(
     ("at", "taken", "left"),
     [
         (NINE - 601, [], []),
         (NINE - 600, [], [4]),
-        (NINE, [("cv", "ana", 1), ("cv", "bo", 1), ("", "eve", 1), ("ml", "fay", 1)], [2]),
-        (NINE, [("cv", "ana", 4)], [3]),
-        (NINE, [("cv", SMOKER, 1)], [4]),
-        (NINE, [("cv", f"u{n}", 1) for n in range(5)], []),
+        (
+            NINE,
+            [
+                lease("cv", "ana", 1),
+                lease("cv", "bo", 1),
+                lease("", "eve", 1),
+                lease("ml", "fay", 1),
+            ],
+            [2],
+        ),
+        (NINE, [lease("cv", "ana", 4)], [3]),
+        (NINE, [lease("cv", SMOKER, 1)], [4]),
+        (NINE, [lease("cv", f"u{n}", 1) for n in range(5)], [0]),
         (NINE + 599, [], [4]),
         (NINE + 600, [], []),
     ],
@@ -488,10 +605,29 @@ def test_seats_are_told_on_the_courses_own_clocks() -> None:
     ],
 )
 def test_seats_are_kept_around_the_beginning(
-    at: float, taken: list[tuple[str, str, int]], left: list[int]
+    at: float, taken: list[Taken], left: list[int]
 ) -> None:
     planned = [seats(4), seats(9, since=NINE + 6 * HOUR, until=NINE + 7 * HOUR)]
     assert [one.count for one in open_seats(planned, taken, at)] == left
+
+
+@pytest.mark.parametrize(
+    ("since", "at", "left"),
+    [(NINE - HOUR, NINE, 4), (NINE - 1, NINE + 60, 4), (NINE, NINE + 60, 3)],
+    ids=["long before", "just before", "as anybody from the beginning on"],
+)
+def test_what_staff_holds_is_a_seat_only_if_it_was_given_after_the_beginning(
+    since: float, at: float, left: int
+) -> None:
+    planned = [seats(4, staff=("zoe",), begins_at=NINE)]
+    (one,) = open_seats(planned, [lease("cv", "zoe", 1, since)], at)
+    assert one.count == left
+
+
+def test_what_students_hold_is_told_for_the_bound_of_all_classes() -> None:
+    leases = [lease("cv", "ana", 2), lease("cv", "bo", 1), lease("ml", "fay", 1)]
+    (one,) = open_seats([seats(2)], leases, NINE)
+    assert (one.count, one.taken) == (0, ("GPU-0000", "GPU-0000"))
 
 
 def test_sessions_of_one_course_that_overlap_keep_seats_once() -> None:
@@ -499,3 +635,55 @@ def test_sessions_of_one_course_that_overlap_keep_seats_once() -> None:
     for planned in ([seats(4), later], [later, seats(4)]):
         (one,) = open_seats(planned, [], NINE)
         assert (one.count, one.until) == (6, NINE + 900)
+
+
+# -- what an instructor is told --------------------------------------------------------------------
+
+SIZES = {"teaching": 10, "research": 4}
+
+
+@pytest.mark.parametrize(
+    ("asked", "pool", "share", "said"),
+    [
+        (8, "teaching", 0.8, ""),
+        (
+            9,
+            "teaching",
+            0.8,
+            "it asks for 9 seats, and the lab keeps at most 8 of the 10 in the pool teaching for "
+            "classes: the others queue. Ask an admin, who sets "
+            "c.PyTorchSpawner.class_seats_share.",
+        ),
+        (12, "", 0.8, ""),
+        (
+            13,
+            "",
+            0.8,
+            "it asks for 13 seats, and the lab keeps at most 12 of the 14 that there are for "
+            "classes: the others queue. Ask an admin, who sets c.PyTorchSpawner.class_seats_share.",
+        ),
+        (
+            11,
+            "teaching",
+            1.0,
+            "it asks for 11 seats, and the pool teaching has 10: the others queue. Ask an admin "
+            "for another pool, or for slots in place of whole GPUs.",
+        ),
+        (
+            1,
+            "gone",
+            0.8,
+            "it asks for 1 seat, and the pool gone has none in service: the others queue. Ask an "
+            "admin for another pool, or for slots in place of whole GPUs.",
+        ),
+    ],
+    ids=["just enough", "one too many", "of all pools", "beyond all", "beyond the pool", "no pool"],
+)
+def test_a_session_that_asks_for_more_than_classes_may_have_is_told_so(
+    asked: int, pool: str, share: float, said: str
+) -> None:
+    assert say_shortage(asked, pool, SIZES, share) == said
+
+
+def test_where_nobody_knows_the_gpus_nothing_is_said() -> None:
+    assert say_shortage(99, "", {}, 0.8) == ""

@@ -14,6 +14,7 @@ from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.scheduling import Decisions, Policy
 from pytorch_spawner.core.simulation import A_MONDAY, Waits, jain, simulate
 from pytorch_spawner.core.trace import Job, generate
+from tests.examples import examples
 
 HOUR = 3600.0
 WEEK = 7 * 24 * HOUR
@@ -219,7 +220,7 @@ MIXED = Inventory(
 
 
 @given(JOBS, POLICIES)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_nothing_is_lost_and_nothing_is_held_twice(jobs: list[Job], policy: Policy) -> None:
     real = simulation.schedule
 

@@ -7,7 +7,8 @@ from datetime import datetime, timezone
 
 import pytest
 
-from pytorch_spawner.core.courses import Manifest, parse_manifest
+from pytorch_spawner.core.course_manifest import Manifest
+from pytorch_spawner.core.course_text import parse_manifest
 from pytorch_spawner.core.ics import MAX_BYTES, read_ics
 from pytorch_spawner.core.timetable import from_ics, next_session, sessions_of
 from pytorch_spawner.errors import BadRequest

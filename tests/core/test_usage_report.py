@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytorch_spawner.core.usage_report import DAY_S, Busy, Used, days_between, summarise
+from tests.examples import examples
 
 DAYS = days_between(date(2026, 11, 1), date(2026, 11, 3))
 H = 3600.0
@@ -63,7 +64,7 @@ def test_a_day_on_which_nobody_measured_is_unknown_and_not_idle():
     assert row.all_busy_s is None
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.lists(
         st.builds(

@@ -16,12 +16,14 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pytorch_spawner.core.courses import Course, read_manifest
+from pytorch_spawner.core.course_text import read_manifest
+from pytorch_spawner.core.courses import Course
 from pytorch_spawner.ledger.store import Ledger
 from tests.benchmarks.real_hub import RealHub, lab_network
 from tests.gpu.first_step_run import both_arms, keep_log, lay_out_standby, proxy_of
@@ -31,8 +33,16 @@ EXAMPLE = ROOT / "share" / "courses" / "example"
 _NAME = "example"
 
 
-async def preload(hub: RealHub, ends_at: float, found: dict[str, Any]) -> Course:
+async def preload(
+    hub: RealHub, ends_at: float, found: dict[str, Any], keep: Callable[[], None]
+) -> Course:
     """Add the example, preload it, and see a student start in it.
+
+    Args:
+        hub: Runs.
+        ends_at: ``time.monotonic()`` after which nothing is waited for.
+        found: Takes what is seen.
+        keep: Called after each look, for a run that is cut off.
 
     Raises:
         RuntimeError: A step failed, or there was no time left.
@@ -52,6 +62,7 @@ async def preload(hub: RealHub, ends_at: float, found: dict[str, Any]) -> Course
             if course is None:
                 raise RuntimeError("the course is gone")
             found["steps"] = [one.as_json() for one in course.steps]
+            keep()
             if not course.task:
                 break
             if time.monotonic() > ends_at:
@@ -89,6 +100,10 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = {"at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())}
     ends_at = time.monotonic() + options.budget - 30
+
+    def keep() -> None:
+        (out / "course.json").write_text(json.dumps(found, indent=1) + "\n")
+
     try:
         found["machine"] = machine()
         if not options.image:
@@ -103,12 +118,12 @@ def main() -> int:
             hub = RealHub(folder / "hub", ours, proxy=proxy_of(options.node), python_path=site)
             stack.callback(keep_log, hub, out)
             stack.enter_context(hub.running())
-            asyncio.run(preload(hub, ends_at, found))
+            asyncio.run(preload(hub, ends_at, found, keep))
     except Exception:  # noqa: BLE001 (what was seen until here is worth keeping)
         found["error"] = traceback.format_exc()
         sys.stderr.write(found["error"])
     finally:
-        (out / "course.json").write_text(json.dumps(found, indent=1) + "\n")
+        keep()
     for step in found.get("steps", ()):
         print(f"{step['name']:6} {step['state']:8} {step['seconds']} s  {step['message']}")
     print(json.dumps({key: found.get(key) for key in ("cache", "student_usable_s")}))

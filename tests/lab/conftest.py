@@ -23,3 +23,21 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Any) -> Any:
 async def site(ledger: Any) -> AsyncIterator[Site]:
     async for running in run_site(ledger):
         yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
+async def browser() -> AsyncIterator[Any]:
+    """Chromium, one for each file."""
+    from lab_browser import run_browser  # skips where there is no Playwright
+
+    async for running in run_browser():
+        yield running
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def page(browser: Any) -> AsyncIterator[Any]:
+    """A tab at 1280 pixels, light."""
+    from lab_browser import new_page
+
+    async for tab in new_page(browser):
+        yield tab

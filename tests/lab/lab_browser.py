@@ -87,3 +87,18 @@ async def shoot(page: Any, name: str) -> None:
 
 def verdict(page: Any) -> Any:
     return page.get_by_role("heading", level=1)
+
+
+async def too_wide(page: Any) -> list[str]:
+    """What sticks out of the window, or holds a text that is wider than itself."""
+    return await page.evaluate(
+        """() => [...document.querySelectorAll("body *")].filter((one) => {
+          const box = one.getBoundingClientRect();
+          if (!box.width || getComputedStyle(one).visibility === "hidden") return false;
+          if (one.closest(".visually-hidden")) return false;
+          const look = getComputedStyle(one);
+          const holds = look.overflowX !== "visible" || look.display === "inline";
+          const spills = !holds && one.clientWidth > 0 && one.scrollWidth > one.clientWidth + 1;
+          return box.right > innerWidth + 1 || box.left < -1 || spills;
+        }).map((one) => `${one.tagName}.${one.className}: ${one.textContent.slice(0, 60)}`)"""
+    )

@@ -63,6 +63,7 @@ class FakeLease:
     until: float | None = None
     kept_until: float | None = None
     grant: str = ""
+    weight: float = 1.0
 
     @property
     def gpus(self) -> tuple[str, ...]:
@@ -164,6 +165,14 @@ class MemoryLedger:
         return ()
 
     def courses(self, hub: str) -> tuple[Any, ...]:
+        self._check()
+        return ()
+
+    def week_hours(self, hub: str, username: str) -> dict[str, float]:
+        self._check()
+        return {}
+
+    def groups_of(self, hub: str, username: str) -> tuple[str, ...]:
         self._check()
         return ()
 

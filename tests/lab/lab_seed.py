@@ -15,7 +15,8 @@ from unittest.mock import patch
 from lab_fakes import ENTER, HUB, FakeHub, server_scope
 from tornado.web import RequestHandler
 
-from pytorch_spawner.core.courses import STEPS, Step, parse_manifest
+from pytorch_spawner.core.course_text import parse_manifest
+from pytorch_spawner.core.courses import STEPS, Step
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
 from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.placement import DeviceSetting, Holding
@@ -281,6 +282,13 @@ class _Server(RequestHandler):
         self.set_status(204)
 
 
+class _Stopped(RequestHandler):
+    """What the hub says of somebody whose servers are all stopped."""
+
+    def get(self, username: str) -> None:
+        self.finish({"name": username, "servers": {}})
+
+
 def stops_servers(app: Any) -> list[str]:
     """Let the fake hub stop servers; returns the list of those it was told to."""
     stopped: list[str] = []
@@ -290,6 +298,7 @@ def stops_servers(app: Any) -> list[str]:
         [
             (r"/hub/api/users/([^/]+)/server", _Server, shared),
             (r"/hub/api/users/([^/]+)/servers/([^/]+)", _Server, shared),
+            (r"/hub/api/users/([^/]+)", _Stopped),
         ],
     )
     return stopped

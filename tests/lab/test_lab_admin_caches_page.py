@@ -8,7 +8,7 @@ from typing import Any
 
 import lab_pages as pages
 import pytest_asyncio
-from lab_browser import MARKS, expect, new_page, run_browser
+from lab_browser import MARKS, expect, new_page
 from lab_fakes import HUB
 from lab_pages import focused, messages, open_as, picture, tab_to
 from lab_seed import CACHE_KEY, CURRENT, FAILED, QUEUED, ask_for_cache, seed_caches, seed_courses
@@ -18,12 +18,6 @@ from pytorch_spawner.core.warmcache import Target, choose
 
 pytestmark = MARKS
 SIZES = [(1280, "light"), (390, "dark")]
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser() -> AsyncIterator[Any]:
-    async for running in run_browser():
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module")

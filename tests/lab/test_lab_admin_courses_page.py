@@ -10,23 +10,19 @@ from typing import Any
 import lab_pages as pages
 import pytest
 import pytest_asyncio
-from lab_browser import MARKS, expect, new_page, run_browser
+from lab_browser import MARKS, expect, new_page
 from lab_fakes import ENTER, HUB
 from lab_pages import AXE, faults_of, focused, messages, open_as, picture, tab_to
 from lab_seed import CALENDAR, COURSE, NEW, OLD, preload, report, seed_courses
 from lab_site import Site
 
-from pytorch_spawner.core.courses import Manifest, Step, parse_manifest
+from pytorch_spawner.core.course_manifest import Manifest
+from pytorch_spawner.core.course_text import parse_manifest
+from pytorch_spawner.core.courses import Step
 
 pytestmark = MARKS
 SIZES = [(1280, "light"), (390, "dark")]
 ALL_SIZES = [(1280, "light"), (1280, "dark"), (390, "light"), (390, "dark")]
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser() -> AsyncIterator[Any]:
-    async for running in run_browser():
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module")
@@ -411,6 +407,22 @@ async def test_a_calendar_is_imported(lab: Site, tab: Any) -> None:
     await one.get_by_role("button", name="Done").click()
     await expect(card(tab)).to_contain_text("next session")
     await expect(card(tab)).to_contain_text("Laboratory · 12 seats")
+
+
+async def test_seats_that_classes_may_not_have_are_told_where_they_are_asked_for(
+    lab: Site, page: Any
+) -> None:
+    lab.ledger.note_class_share(HUB, 0.5)
+    times = {"start": "2099-03-03T09:00", "end": "2099-03-03T11:00"}
+    said = {**COURSE, "timetable": {"sessions": [{**times, "seats": 30}]}}
+    lab.ledger.save_course(HUB, parse_manifest(said), "ida")
+    await open_as(lab, page, "instructor", "courses")
+    note = re.compile("The session of Tue 3 Mar 2099, 09:00 UTC: it asks for 30 seats, and the lab")
+    await expect(card(page)).to_contain_text(note)
+    await picture(page, f"courses-seats-{page.size}", is_whole=False)
+    await button(card(page), "Timetable").click()
+    await expect(panel(page, "Timetable of Computer vision")).to_contain_text(note)
+    await picture(page, f"courses-seats-timetable-{page.size}", is_whole=False)
 
 
 async def test_a_link_for_students_names_a_file(lab: Site, tab: Any) -> None:

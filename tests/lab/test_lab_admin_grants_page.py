@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest_asyncio
-from lab_browser import MARKS, expect, new_page, run_browser
+from lab_browser import MARKS, expect, new_page
 from lab_fakes import ENTER, HUB
 from lab_pages import GPUS, GRANTS, NAMES, open_as, picture, run_lab
 from lab_site import Site
@@ -28,12 +28,6 @@ SIZES = [(1280, "light"), (390, "dark")]
 PEOPLE = {**{name: ["cv"] for name in NAMES}, "kim": ["staff"], "zed": ["staff"]}
 # A keyboard's way through the page is this long at most.
 MOST_TABS = 80
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser() -> AsyncIterator[Any]:
-    async for running in run_browser():
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from lab_browser import MARKS, expect, new_page, run_browser
+from lab_browser import MARKS, expect, new_page
 from lab_pages import AXE, faults_of, open_as, picture, run_lab
 from lab_seed import seed_caches, seed_courses
 from lab_site import Site
@@ -29,12 +29,6 @@ PAGES = {
     "usage": "GPU-hours",
     "log": "New fan on Friday",
 }
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser() -> AsyncIterator[Any]:
-    async for running in run_browser():
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module", scope="module")

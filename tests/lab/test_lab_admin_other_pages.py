@@ -11,7 +11,7 @@ from typing import Any
 import lab_pages as pages
 import pytest
 import pytest_asyncio
-from lab_browser import MARKS, expect, new_page, run_browser
+from lab_browser import MARKS, expect, new_page
 from lab_fakes import ENTER, HUB
 from lab_pages import GPUS, messages, open_as
 from lab_site import Site
@@ -21,12 +21,6 @@ from pytorch_spawner.ledger.leases import Lease
 
 pytestmark = MARKS
 SIZES = [(1280, "light"), (390, "dark")]
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser() -> AsyncIterator[Any]:
-    async for running in run_browser():
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module")

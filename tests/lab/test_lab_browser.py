@@ -20,7 +20,6 @@ from lab_browser import (
     go_on,
     new_page,
     open_page,
-    run_browser,
     shoot,
     tell,
     verdict,
@@ -31,12 +30,6 @@ from lab_site import Site, run_site
 from pytorch_spawner.core.tickets import Ticket
 
 pytestmark = MARKS
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser() -> AsyncIterator[Any]:
-    async for running in run_browser():
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module")

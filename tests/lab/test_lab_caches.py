@@ -24,7 +24,8 @@ from lab_site import Site, run_site
 
 from pytorch_spawner.core.suites import digest
 from pytorch_spawner.core.warmcache import choose
-from pytorch_spawner.lab import answers, caches, paths
+from pytorch_spawner.lab import caches, paths
+from pytorch_spawner.lab.answers import caches as answers
 from pytorch_spawner.lab.courses import with_staff
 
 

@@ -12,17 +12,11 @@ from typing import Any
 import lab_journals as journals
 import pytest
 import pytest_asyncio
-from lab_browser import MARKS, expect, go_on, new_page, open_page, run_browser, shoot, tell, verdict
+from lab_browser import MARKS, expect, go_on, new_page, open_page, shoot, tell, verdict
 from lab_fakes import MemoryLedger
 from lab_site import Site, run_site
 
 pytestmark = MARKS
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser() -> AsyncIterator[Any]:
-    async for running in run_browser():
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module")

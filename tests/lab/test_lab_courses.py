@@ -26,8 +26,8 @@ from lab_seed import (
 from lab_site import Answer, Site, run_site
 from yarl import URL
 
-from pytorch_spawner.core.courses import parse_manifest
-from pytorch_spawner.lab import answers
+from pytorch_spawner.core.course_text import parse_manifest
+from pytorch_spawner.lab.answers import courses as answers
 
 BASE = "api/courses/cv"
 
@@ -452,6 +452,26 @@ async def test_a_calendar_takes_the_place_of_the_timetable(site: Site) -> None:
     answer = await site.send("POST", f"{BASE}/timetable", {"ics": "BEGIN:NOTHING"})
     assert (answer.status, "The calendar cannot be used" in answer.text) == (400, True)
     assert len(site.ledger.course(HUB, "cv").manifest.timetable.sessions) == 1
+
+
+async def test_a_timetable_that_asks_for_more_than_classes_may_have_says_so(site: Site) -> None:
+    async def note(seats: int) -> str:
+        said = {"ics": CALENDAR, "seats": seats}
+        answer = await site.send("POST", f"{BASE}/timetable", said, token="instructor")
+        taken = answers.TimetableTaken.model_validate(answer.json)
+        assert (await course(site))["seats_note"] == taken.course.seats_note
+        return taken.course.seats_note
+
+    # The pool teaching has a whole GPU and four slots, the pool research one instance in service.
+    assert await note(90) == "", "the hub has not said yet what classes may have"
+    site.ledger.note_class_share(HUB, 0.5)
+    assert await note(4) == ""
+    said = await note(5)
+    assert said.startswith("The session of ")
+    assert said.endswith(
+        ": it asks for 5 seats, and the lab keeps at most 4 of the 6 that there are for "
+        "classes: the others queue. Ask an admin, who sets c.PyTorchSpawner.class_seats_share."
+    )
 
 
 # -- deep links ------------------------------------------------------------------------------------

@@ -12,17 +12,11 @@ from typing import Any
 import lab_journals as journals
 import pytest
 import pytest_asyncio
-from lab_browser import MARKS, expect, new_page, run_browser, shoot, tell, verdict
+from lab_browser import MARKS, expect, new_page, shoot, tell, verdict
 from lab_pending import pending_url, progress_of, render, run_pending
 from lab_site import Site
 
 pytestmark = MARKS
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser() -> AsyncIterator[Any]:
-    async for running in run_browser():
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module")

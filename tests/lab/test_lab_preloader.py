@@ -1,63 +1,23 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pytorch_spawner.core.courses import STEPS, Course, Manifest, Step, parse_manifest
+from pytorch_spawner.core.course_files import Entry
+from pytorch_spawner.core.course_text import parse_manifest
+from pytorch_spawner.core.course_words import verdict
+from pytorch_spawner.core.courses import STEPS, Course, Step
 from pytorch_spawner.core.journal import Event
-from pytorch_spawner.lab.preloader import Progress, is_due_before_class
-from pytorch_spawner.lab.smoke import Smoked, StepFailed
-
-# 2026-11-24 09:00 UTC, a Tuesday.
-CLASS = 1795510800.0
-HOUR = 3600.0
-
-
-def manifest(**more) -> Manifest:
-    return parse_manifest(
-        {
-            "name": "cv",
-            "title": "CV",
-            "source": {"git": "https://forge.example/cv.git"},
-            "timetable": {
-                "sessions": [
-                    {
-                        "start": "2026-11-24T09:00",
-                        "end": "2026-11-24T10:30",
-                        "weekly_until": "2026-12-15",
-                    }
-                ]
-            },
-            **more,
-        }
-    )
-
-
-READY = Course("lab", "cv", manifest(), served="a" * 40, preloaded_at=CLASS - 24 * HOUR)
-
-
-@pytest.mark.parametrize(
-    ("course", "now", "is_due"),
-    [
-        pytest.param(READY, CLASS - 0.5 * HOUR, True, id="half an hour before"),
-        pytest.param(READY, CLASS - HOUR, True, id="an hour before"),
-        pytest.param(READY, CLASS - 1.1 * HOUR, False, id="too early"),
-        pytest.param(READY, CLASS + HOUR, False, id="while it goes on"),
-        pytest.param(READY, CLASS + 7 * 24 * HOUR - 60, True, id="a week later, again"),
-        pytest.param(
-            replace(READY, preloaded_at=CLASS - HOUR), CLASS - 60, False, id="it was done lately"
-        ),
-        pytest.param(replace(READY, preloaded_at=None), CLASS - 60, True, id="it never was"),
-        pytest.param(replace(READY, served=""), CLASS - 60, False, id="nobody published it"),
-        pytest.param(replace(READY, task="publish"), CLASS - 60, False, id="it is at work"),
-        pytest.param(
-            replace(READY, manifest=manifest(timetable={})), CLASS - 60, False, id="no timetable"
-        ),
-    ],
-)
-def test_a_course_is_looked_at_again_before_its_class_meets(course, now, is_due):
-    assert is_due_before_class(course, now) == is_due
+from pytorch_spawner.lab import warmup
+from pytorch_spawner.lab.course_progress import GivenUp, Progress, StepFailed
+from pytorch_spawner.lab.preloader import Preloader
+from pytorch_spawner.lab.settings import LabSettings
+from pytorch_spawner.lab.smoke import GoOn, Smoked
+from pytorch_spawner.ledger.store import Ledger
 
 
 class Written:
@@ -113,6 +73,206 @@ async def test_a_step_that_fails_says_why_and_those_after_it_are_skipped(error, 
     assert smoke.seconds is not None
     assert smoke.notes == getattr(error, "notes", ())
     assert written.last["warm"].state == "skipped"
+
+
+@pytest.mark.parametrize(
+    ("name", "state"),
+    [("image", "failed"), ("smoke", "failed"), ("warm", "warned")],
+    ids=["no server was tried", "no notebook was tried", "it works without a warm cache"],
+)
+async def test_a_step_that_is_given_up_for_the_class_says_so(name: str, state: str) -> None:
+    written = Written()
+    progress = Progress(written)
+    with pytest.raises(GivenUp):
+        async with progress.step(name):
+            raise GivenUp("Given up at 08:45.", notes=("a.ipynb: ok, 4.2 s. ",))
+    step = written.last[name]
+    assert (step.state, step.message) == (state, "Given up at 08:45.")
+    assert step.notes == ("a.ipynb: ok, 4.2 s. ",)
+
+
+# -- the class begins while a preload is under way ------------------------------------------------
+
+# 2026-11-24 09:00 UTC.
+CLASS = 1795510800.0
+GIVEN_UP = "Given up at 08:45: the class begins at 09:00 UTC"
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.time = CLASS - 3600
+
+    def __call__(self) -> float:
+        return self.time
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def kept(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
+    opened = Ledger.open(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock)
+    yield opened
+    opened.close()
+
+
+def taught(ledger: Ledger, **more: Any) -> Course:
+    """A course that meets at nine, published, with a preload that was just asked for."""
+    said = {
+        "name": "cv",
+        "title": "CV",
+        "source": {"git": "https://forge.example/cv.git"},
+        "timetable": {"sessions": [{"start": "2026-11-24T09:00", "end": "2026-11-24T10:30"}]},
+        "warmup": {"targets": [{"name": "a", "script": "a.py"}]},
+        **more,
+    }
+    ledger.save_course("lab", parse_manifest(said), "bo")
+    ledger.publish_course("lab", "cv", ("a" * 40, "b" * 40), "bo")
+    ledger.ask_course("lab", "cv", "preload", "the timetable")
+    taken = ledger.next_course_task("lab")
+    assert taken is not None
+    return taken
+
+
+class FakeMirror:
+    """Of a course with one script."""
+
+    def entries(self, _path: str) -> list[Entry]:
+        return [Entry("a.py", "100644", "file", 5, "0" * 40)]
+
+    def read(self, _entry: Entry, _most: int) -> bytes:
+        return b"a = 1"
+
+
+class FakeSmoke:
+    """A smoke test that lasts until the clock says otherwise."""
+
+    def __init__(self, clock: Clock, until: float) -> None:
+        self._clock, self._until, self.has_stopped = clock, until, False
+
+    async def run(self, course: Course, progress: Progress, go_on: GoOn) -> Smoked:
+        try:
+            async with progress.step("smoke"):
+                while self._clock.time < self._until:
+                    self._clock.time += 60
+                    await go_on(course)
+        finally:
+            self.has_stopped = True
+        return Smoked(image="lab:1", gpus=1)
+
+
+@pytest.fixture
+def preloader(kept: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Preloader:
+    settings = LabSettings("lab", "", "http://127.0.0.1:1", "t", course_dir=str(tmp_path / "c"))
+    made = Preloader(settings, kept)
+    monkeypatch.setattr(warmup, "_LOOK_S", 0.01)
+    monkeypatch.setattr(made._volumes, "mirror", lambda _name: FakeMirror())
+
+    async def fetch(_course: Course, _mirror: Any, progress: Progress) -> None:
+        async with progress.step("fetch"):
+            pass
+
+    async def check(_course: Course, _mirror: Any, _fetched: Any, progress: Progress) -> None:
+        async with progress.step("check"):
+            pass
+
+    monkeypatch.setattr(made, "_fetch", fetch)
+    monkeypatch.setattr(made, "_check", check)
+    return made
+
+
+def steps_of(ledger: Ledger) -> dict[str, Step]:
+    course = ledger.course("lab", "cv")
+    assert course is not None
+    return {one.name: one for one in course.steps}
+
+
+async def test_a_smoke_test_that_lasts_until_the_class_ends_before_it_and_says_why(
+    preloader: Preloader, kept: Ledger, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    smoke = FakeSmoke(clock, until=CLASS + 3600)
+    monkeypatch.setattr(preloader, "_smoke", smoke)
+    await preloader._do(taught(kept))
+    assert CLASS - 900 <= clock.time <= CLASS - 840
+    assert smoke.has_stopped
+    steps = steps_of(kept)
+    assert steps["smoke"].state == "failed"
+    assert steps["smoke"].message.startswith(GIVEN_UP)
+    assert (steps["warm"].state, steps["warm"].message) == (
+        "skipped",
+        "There was no time left before the class.",
+    )
+    course = kept.course("lab", "cv")
+    assert course is not None
+    assert (course.task, course.is_running, course.served) == ("", False, "b" * 40)
+
+
+@pytest.mark.parametrize("is_building", [False, True], ids=["it waits", "it is under way"])
+async def test_a_warm_cache_that_is_not_done_by_the_class_is_stopped_and_the_course_is_ready(
+    preloader: Preloader,
+    kept: Ledger,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_building: bool,
+) -> None:
+    monkeypatch.setattr(preloader, "_smoke", FakeSmoke(clock, until=CLASS - 1800))
+    doing = asyncio.create_task(preloader._do(taught(kept)))
+    while not kept.caches("lab"):
+        assert not doing.done(), steps_of(kept)
+        await asyncio.sleep(0.01)
+    (build,) = kept.caches("lab")
+    if is_building:
+        taken = kept.next_cache("lab")
+        assert taken is not None
+    await asyncio.sleep(0.05)
+    assert not doing.done()
+    clock.time = CLASS - 900
+    await asyncio.wait_for(doing, 10)
+    steps = steps_of(kept)
+    assert steps["smoke"].state == "done"
+    assert steps["warm"].state == "warned"
+    assert steps["warm"].message.startswith(GIVEN_UP)
+    # The warmer ends its server, and with it the lease, as soon as it sees this.
+    assert kept.is_cache_stopped(build.id)
+    course = kept.course("lab", "cv")
+    assert course is not None
+    assert verdict(course)[0] == "ok"
+
+
+async def test_what_is_asked_for_in_the_last_minutes_goes_on_into_the_class(
+    preloader: Preloader, kept: Ledger, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock.time = CLASS - 600
+    smoke = FakeSmoke(clock, until=CLASS + 600)
+    monkeypatch.setattr(preloader, "_smoke", smoke)
+    await preloader._do(taught(kept, warmup=None))
+    assert clock.time == CLASS + 600
+    assert steps_of(kept)["smoke"].state == "done"
+
+
+async def test_a_preload_that_a_restart_of_the_service_brings_too_late_is_given_up_at_once(
+    preloader: Preloader, kept: Ledger, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course = taught(kept)
+    clock.time = CLASS - 300
+    smoke = FakeSmoke(clock, until=CLASS + 600)
+    monkeypatch.setattr(preloader, "_smoke", smoke)
+    await preloader._do(course)
+    assert clock.time <= CLASS - 240
+    assert steps_of(kept)["smoke"].message.startswith(GIVEN_UP)
+
+
+async def test_somebody_who_stops_it_is_said_before_the_class_is(
+    preloader: Preloader, kept: Ledger, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    course = taught(kept)
+    kept.stop_course("lab", "cv", "bo")
+    monkeypatch.setattr(preloader, "_smoke", FakeSmoke(clock, until=CLASS))
+    await preloader._do(course)
+    assert steps_of(kept)["smoke"].message == "Somebody stopped it."
 
 
 def events(*said: tuple[str, dict]) -> Smoked:

@@ -15,6 +15,8 @@ import pytest
 
 from tests.ports import free_port_block
 
+pytestmark = pytest.mark.programs
+
 pytest.importorskip("pytorch_spawner.ledger.store")
 
 PARENT = """

@@ -14,19 +14,13 @@ from typing import Any
 import lab_journals as journals
 import pytest
 import pytest_asyncio
-from lab_browser import MARKS, expect, new_page, run_browser, shoot, verdict
+from lab_browser import MARKS, expect, new_page, shoot, verdict
 from lab_pending import pending_url, progress_of, run_pending
 from lab_site import Site
 
 from pytorch_spawner.core.journal import Event
 
 pytestmark = MARKS
-
-
-@pytest_asyncio.fixture(loop_scope="module", scope="module")
-async def browser() -> AsyncIterator[Any]:
-    async for running in run_browser():
-        yield running
 
 
 @pytest_asyncio.fixture(loop_scope="module")

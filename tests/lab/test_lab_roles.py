@@ -19,6 +19,7 @@ from typing import Any
 import aiohttp
 import pytest
 import pytest_asyncio
+from lab_containers import KERNEL, put_containers
 from lab_fakes import ENTER, HUB
 from lab_seed import (
     CALENDAR,
@@ -34,7 +35,8 @@ from lab_seed import (
 from lab_site import Answer, Site, run_site
 from tornado.web import RequestHandler
 
-from pytorch_spawner.lab import answers, app, live, rights, stream
+from pytorch_spawner.lab import app, live, rights, stream
+from pytorch_spawner.lab.answers.common import Error
 
 # One line a route and method; columns in the order of ROLES. Paths are below /services/lab/.
 TABLE = """
@@ -114,6 +116,8 @@ GET    api/caches/c0ffee000004    401 403 403  404  200   200   200    403  200 
 GET    api/leases                 401 200 200  200  200   200   200    200  200  403
 POST   api/servers/bo/stop        401 403 403  403  403   202   202    403  202  403
 POST   api/servers/ana/thesis/stop 401 403 403 403  403   202   202    403  202  403
+POST   api/servers/ana/restart    401 200 403  403  403   403   403    403  403  403
+POST   api/servers/ana/thesis/restart 401 200 403 403 403 403   403    403  403  403
 GET    api/servers/ana/events     401 200 403  403  200   200   200    403  200  200
 POST   api/servers/ana/events     401 403 403  403  403   403   403    403  403  200
 GET    api/servers/ana/thesis/events 401 200 403 403 200  200   200    403  200  403
@@ -122,6 +126,10 @@ GET    api/servers/ana/report     401 200 403  403  200   200   200    403  200 
 GET    api/servers/ana/thesis/report 401 200 403 403 200  200   200    403  200  403
 GET    api/servers/ana/course     401 403 403  403  403   403   403    403  403  200
 GET    api/servers/ana/thesis/course 401 403 403 403 403  403   403    403  403  403
+GET    api/servers/ana/memory     401 200 403  403  403   200   200    403  200  200
+GET    api/servers/ana/thesis/memory 401 200 403 403 403  200   200    403  200  403
+DELETE api/servers/ana/kernels/{kernel} 401 200 403 403 403 200 200    403  200  200
+DELETE api/servers/ana/thesis/kernels/{kernel} 401 200 403 403 403 200 200 403 200 403
 GET    api/nothing                404 404 404  404  404   404   404    404  404  404
 """
 BODIES: dict[str, Any] = {
@@ -142,6 +150,8 @@ BODIES: dict[str, Any] = {
     "POST api/courses/nlp/timetable": {"ics": CALENDAR},
     "POST api/servers/bo/stop": {"message": "Maintenance."},
     "POST api/servers/ana/thesis/stop": {},
+    "POST api/servers/ana/restart": {},
+    "POST api/servers/ana/thesis/restart": {},
     "POST api/servers/ana/events": {"v": 1, "events": []},
     "POST api/servers/ana/thesis/events": {"v": 1, "events": []},
 }
@@ -198,7 +208,7 @@ async def site(prepared: Prepared, tmp_path: Path) -> AsyncIterator[Site]:
 
 async def ask(site: Site, cell: Cell, lines: Any) -> Answer:
     """Send the cell's request; of a stream only its head is read."""
-    path = "" if cell.path == "/" else cell.path.format(free=FREE, drain=lines.drain)
+    path = "" if cell.path == "/" else cell.path.format(kernel=KERNEL, free=FREE, drain=lines.drain)
     if path.endswith("/events"):
         path += "?format=json"
     headers = {"If-Match": "*"}
@@ -221,10 +231,13 @@ async def shared(
     ledger = prepared.copy(folder)
     async for running in run_site(ledger):
         add_roles(running.hub)
-        yield running, folder, stops_servers(running.app)
+        stopped = stops_servers(running.app)
+        put_containers(running, stopped)
+        yield running, folder, stopped
     ledger.close()
 
 
+@pytest.mark.slow
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("cell", cells(), ids=str)
 async def test_cell(shared: tuple[Site, Path, list[str]], prepared: Prepared, cell: Cell) -> None:
@@ -253,13 +266,13 @@ async def test_cell(shared: tuple[Site, Path, list[str]], prepared: Prepared, ce
     if cell.status == 403 and cell.is_write:
         (line,) = new
         name = site.hub.models[ROLES[cell.role]]["name"]
-        path = cell.path.format(free=FREE, drain=prepared.lines.drain)
+        path = cell.path.format(kernel=KERNEL, free=FREE, drain=prepared.lines.drain)
         assert (line.by, line.what, line.subject) == (name, "refused", f"{cell.method} {path}")
         assert line.after["code"] == "forbidden"
     else:
         assert new == ()
     if cell.status >= 400 and (cell.path.startswith("api/") or cell.path == "metrics"):
-        error = answers.Error.model_validate(answer.json)
+        error = Error.model_validate(answer.json)
         known = {403: ("forbidden",), 404: ("not-found", "no-such-course", "no-such-cache")}
         assert error.code in {400: ("bad-request",), **known}.get(cell.status, (error.code,))
         assert error.message.endswith(".")
@@ -282,7 +295,7 @@ def methods_of(handler: type[RequestHandler]) -> set[str]:
 async def test_every_route_and_method_has_a_row(site: Site) -> None:
     rows = set()
     for cell in cells():
-        path = "" if cell.path == "/" else cell.path.format(free=FREE, drain=1)
+        path = "" if cell.path == "/" else cell.path.format(kernel=KERNEL, free=FREE, drain=1)
         matching = [
             pattern.pattern
             for pattern, _ in routes_of(site)
@@ -459,7 +472,7 @@ async def test_what_another_site_makes_a_browser_send_is_refused_and_written_dow
     answer = await browser.send(method, path, GRANT if method == "POST" else None, **headers)
 
     assert (answer.status, answer.code) == (403, code)
-    answers.Error.model_validate(answer.json)
+    Error.model_validate(answer.json)
     line, *rest = site.ledger.changes(HUB)
     assert (line.by, line.what, line.subject) == ("adam", "refused", write)
     assert (line.after["code"], len(rest)) == (code, lines)

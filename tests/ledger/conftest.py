@@ -24,7 +24,7 @@ _SETTINGS = "-c listen_addresses='' -c fsync=off -c synchronous_commit=off -c fu
 _START_S = 60
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.programs)])
 def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database, as a SQLAlchemy URL."""
     if request.param == "sqlite":

@@ -3,9 +3,11 @@ from __future__ import annotations
 import pytest
 
 from pytorch_spawner.core.changes import say_change
-from pytorch_spawner.core.courses import Manifest, Step, parse_manifest
+from pytorch_spawner.core.course_manifest import Manifest
+from pytorch_spawner.core.course_text import parse_manifest
+from pytorch_spawner.core.courses import Step
 from pytorch_spawner.errors import BadRequest, ChangedMeanwhile
-from pytorch_spawner.ledger import courses
+from pytorch_spawner.ledger import course_copies, courses
 
 HUB = "lab"
 SHA = "4f1c2a" + "0" * 34
@@ -167,8 +169,8 @@ def test_a_report_of_odd_types_is_kept_within_bounds(ledger, course):
     ledger.note_student(HUB, "cv", "a\0na"[:1], odd)
     (one,) = ledger.students(HUB, "cv")
     assert (one.level, one.served, one.commit, one.message) == ("fail", "", "", "")
-    assert len(one.kept) == courses.MAX_PATHS
-    assert max(map(len, one.kept)) == courses.MAX_TEXT
+    assert len(one.kept) == course_copies.MAX_PATHS
+    assert max(map(len, one.kept)) == course_copies.MAX_TEXT
     assert one.conflicts == {}
 
 
@@ -204,7 +206,7 @@ def test_the_same_order_twice_is_one(ledger, course):
 
 
 def test_there_is_an_end_to_the_orders_that_wait(ledger, course, monkeypatch):
-    monkeypatch.setattr(courses, "MAX_OPEN_ORDERS", 2)
+    monkeypatch.setattr(course_copies, "MAX_OPEN_ORDERS", 2)
     for path in ("a", "b"):
         ledger.ask_reset(HUB, "cv", "ana", path, "bo")
     with pytest.raises(BadRequest, match="when that server runs"):
@@ -232,3 +234,15 @@ def test_what_courses_change_wakes_the_scheduler_and_the_pages(ledger, course):
     ledger.note_course(HUB, "cv", steps=[Step("fetch", "running")])
     assert ledger.version(HUB) == version
     assert ledger.shown_version(HUB) > shown + 1
+
+
+def test_the_share_that_classes_may_have_is_known_once_the_hub_said_it(ledger):
+    assert ledger.class_share(HUB) is None
+    ledger.note_class_share(HUB, 0.8)
+    shown, version = ledger.shown_version(HUB), ledger.version(HUB)
+    ledger.note_class_share(HUB, 0.8)
+    assert ledger.shown_version(HUB) == shown, "nothing changed, nothing is written"
+    ledger.note_class_share(HUB, 0.0)
+    assert (ledger.class_share(HUB), ledger.class_share("another")) == (0.0, None)
+    assert ledger.shown_version(HUB) > shown
+    assert ledger.version(HUB) == version, "no scheduler need wake for it"

@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 
 import pytest
 
-from pytorch_spawner.core.courses import parse_manifest
+from pytorch_spawner.core.course_text import parse_manifest
 from tests.lab_driver import Lab, running_lab
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]

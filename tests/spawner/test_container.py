@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from pytorch_spawner.agent.machine import is_busy
 from tests.lab_driver import Lab, running_lab
 
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("stopped")]
@@ -107,25 +108,25 @@ def test_labels_name_hub_server_lease_gpus_and_config(lab: Lab) -> None:
     assert len(labels[prefix + "config"]) == 16
 
 
-def test_first_check_is_in_the_journal_within_two_seconds_of_the_container_start(lab: Lab) -> None:
+def test_first_check_is_in_the_journal_within_two_seconds_of_labs_answer(lab: Lab) -> None:
     lab.start_server("ana")  # the machine is warm: this student was here before
     lab.stop_server("ana")
     lab.start_server("ana")
-    started = lab.docker.api.inspect_container(lab.container("ana").id)["State"]["StartedAt"]
-    from datetime import datetime
+    looks: list[bool] = []
 
-    started_at = datetime.fromisoformat(started[:26].rstrip("Z") + "+00:00").timestamp()
-    lab.wait_until(
-        lambda: any(
+    def has_check() -> bool:
+        looks.append(is_busy())
+        return any(
             e["kind"] == "check" and e["data"].get("phase") == "done" for e in lab.events("ana")
-        ),
-        10,
-        "no check",
-    )
-    first = next(
-        e for e in lab.events("ana") if e["kind"] == "check" and e["data"].get("phase") == "done"
-    )
-    assert first["at"] - started_at <= 2.0, json.dumps(first)
+        )
+
+    lab.wait_until(has_check, 15, "no check")
+    events = lab.events("ana")
+    answered = next(e["at"] for e in events if e["data"].get("stage") == "lab")
+    first = next(e for e in events if e["kind"] == "check" and e["data"].get("phase") == "done")
+    # Where no core is free, other people's JupyterLab comes first: for 8 s from the start.
+    patience_s = 2.0 if not any(looks) else 10.0
+    assert first["at"] - answered <= patience_s, json.dumps(first)
 
 
 def test_two_servers_of_one_student_share_the_home_but_not_the_gpu(lab: Lab) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from pytorch_spawner.core.courses import SMOKER, Course, parse_manifest, volumes_of
+from pytorch_spawner.core.course_text import parse_manifest
+from pytorch_spawner.core.courses import SMOKER, Course, volumes_of
 from tests.git_server import GitServer
 from tests.lab_driver import Lab, running_lab
 
@@ -82,7 +83,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     data = tmp_path_factory.mktemp("data")
     (data / "pixels.txt").write_text("0 1 2\n")
     data.chmod(0o755)
-    traits = {"PyTorchSpawner.course_data": {"pixels": str(data)}}
+    scans = {"source": str(data), "courses": ["radiology"]}
+    traits = {"PyTorchSpawner.course_data": {"pixels": str(data), "scans": scans}}
     with running_lab(tmp_path_factory.mktemp("lab"), traits=traits) as running:
         running.add_users("ana", "ben", "bo", "eve")
         yield running
@@ -195,6 +197,25 @@ def test_a_member_starts_with_the_notebooks_the_data_and_the_settings_of_the_cou
         assert code != 0, place
     students = {one.username: one for one in lab.ledger().students(lab.hub_id, "cv")}
     assert students["ana"].served == course.served
+
+
+def test_a_data_set_that_is_for_another_course_is_refused_to_students_and_the_smoke_test(
+    lab: Lab, forge: Forge, course: Course
+) -> None:
+    lab.ledger().save_course(
+        lab.hub_id, manifest(forge, data={"scans": "/data/scans"}, name="theirs"), "bo"
+    )
+    why = "The data set scans is not here: the lab does not give it to the course theirs."
+    try:
+        tried = preload(lab, "theirs")
+        failed = next(one for one in tried.steps if one.state == "failed")
+        assert failed.message.startswith(why), tried.steps
+        lab.start_server("ana", {"course": "theirs"})
+        assert why in json.dumps(lab.events("ana"))
+        code, _ = lab.container("ana").exec_run(["test", "-e", "/data/scans"])
+        assert code == 1
+    finally:
+        lab.ledger().remove_course(lab.hub_id, "theirs", "bo")
 
 
 def test_who_does_not_belong_to_it_cannot_name_it(lab: Lab, course: Course) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from standby_kernels import Site, site, variables
 
+pytestmark = pytest.mark.programs
+
 
 def refused(lab: Site, why: str, **options: Any) -> str:
     """Start a kernel that must be an ordinary one for this reason; return what it prints."""

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from standby_kernels import Kernel, Site, site, variables
 
+pytestmark = pytest.mark.programs
+
 # Files and devices. How many sockets ZeroMQ has open changes from moment to moment, and so does
 # whether IPython is just writing its history.
 FILES = """sorted(

@@ -9,6 +9,8 @@ import pytest
 jupyter_kernel_test = pytest.importorskip("jupyter_kernel_test")
 from standby_kernels import Kernel, Site  # noqa: E402
 
+pytestmark = pytest.mark.programs
+
 
 class Suite(jupyter_kernel_test.KernelTests):
     """What an ipykernel can do."""

@@ -2,7 +2,7 @@
 
 import { h } from "./dom.js";
 import { countChecks, isCopying, isQueueing, warmupProgress } from "./journal.js";
-import { ago, clockOrDay, compileMode, exact, gib, plural, sayChecks, sayCourse, seconds, slotWords } from "./said.js";
+import { ago, clock, clockOrDay, compileMode, exact, gib, hours, lasting, meeting, plural, sayChecks, sayCourse, seconds, slotWords } from "./said.js";
 
 const LEVELS = {
   ok: ["✓", "fine"],
@@ -22,7 +22,8 @@ function head(title, note) {
   );
 }
 
-export function gpuCard(state, now) {
+// standing: {week, next_class} of the service's stream, or {} where nobody knows.
+export function gpuCard(state, now, standing = {}) {
   if (!state.hasGpuNews) {
     const when = isQueueing(state) ? "as soon as there is one" : "in a moment";
     const said = state.end ? "This start got none." : `Which GPU it is shows here ${when}.`;
@@ -37,6 +38,7 @@ export function gpuCard(state, now) {
         h("p", { class: "mb-1" }, state.gpuMessage || "This server runs without a GPU."),
         h("p", { class: "mb-1" }, "It computes on the CPU: fine for writing code, small models and looking at results."),
         h("p", { class: "lab-quiet mb-0" }, "To use a GPU, stop the server and ask for one at the next start."),
+        leaseLine({ ...state, until: null, limit: "" }, now, { ...standing, week: null }),
         whyLine(state),
       ),
     ];
@@ -50,19 +52,37 @@ export function gpuCard(state, now) {
       "div",
       { class: "card-body" },
       ...state.gpus.map((gpu) => gpuBody(gpu, { several, measured: measured(state, gpu, now) })),
-      leaseLine(state, now),
+      leaseLine(state, now, standing),
       whyLine(state),
     ),
   ];
 }
 
-function leaseLine({ until, limit, end }, now) {
-  const yours = Boolean(end) || until <= now ? "was yours" : "yours";
+function leaseLine({ until, limit, end }, now, standing) {
+  const isOver = Boolean(end) || (until !== null && until <= now);
   const parts = [];
-  if (until !== null) parts.push(h("span", { title: exact(until) }, `${yours} until ${clockOrDay(until, now)}`));
-  if (limit) parts.push(`memory limit: ${limit}`);
-  if (parts.length === 2) parts.splice(1, 0, " · ");
-  return parts.length ? h("p", { class: "lab-facts lab-lease" }, ...parts) : null;
+  if (until !== null) {
+    const left = isOver ? "" : `, ${lasting(until - now)} left`;
+    parts.push(h("span", { title: exact(until) }, `${isOver ? "was yours" : "yours"} until ${clockOrDay(until, now)}${left}`));
+  }
+  if (!end) parts.push(weekPart(standing.week, now), classPart(standing.next_class, now));
+  if (limit) parts.push(h("span", {}, `memory limit: ${limit}`));
+  const said = parts.filter(Boolean).flatMap((part, index) => (index ? [" · ", part] : [part]));
+  return said.length ? h("p", { class: "lab-facts lab-lease" }, ...said) : null;
+}
+
+// The hours run on while the server does, so they are counted here and not asked for again.
+function weekPart(week, now) {
+  if (!week || now >= week.ends_at) return null;
+  const used = week.used_h + (week.rate * Math.max(0, now - week.at)) / 3600;
+  const title = `GPU-hours of this week, which ends ${exact(week.ends_at)}; a slot counts as its part of a GPU`;
+  return h("span", { title }, `${hours(used)} of ${hours(week.limit_h)} h this week`);
+}
+
+function classPart(next, now) {
+  if (!next || now >= next.ends_at) return null;
+  const when = now < next.starts_at ? `next class ${meeting(next.starts_at, now)}` : `class now, until ${clock(next.ends_at)}`;
+  return h("span", { title: `${next.title}: ${exact(next.starts_at)}` }, when);
 }
 
 function whyLine({ why }) {

@@ -34,7 +34,7 @@ export function emptyState() {
     until: null, // when the GPU time ends
     ending: null, // {message, until}: a warning that it ends soon
     planned: 0,
-    checks: new Map(), // code -> {code, phase, level, sentence, remedy, adminRemedy, seconds}
+    checks: new Map(), // code -> {code, phase, level, sentence, remedy, adminRemedy, seconds, needsRestart, compile}
     warmupComing: false,
     warmup: null, // {device, deviceName, note, targets: Map id -> {...}, done, level}
     course: null, // {title, phase: "copying" | "done" | "failed", commit, files, kept, conflicts, resets, ...}
@@ -124,6 +124,8 @@ const FOLDERS = {
       remedy: text(data.remedy, MAX_SENTENCE),
       adminRemedy: text(data.admin_remedy, MAX_SENTENCE),
       seconds: number(data.seconds, 0, MAX_SECONDS),
+      needsRestart: data.phase === "done" && data.level === "fail" && isObject(data.facts) && data.facts.restart === true,
+      compile: code === "compile" && isObject(data.facts) ? takeCompiled(data.facts) : null,
     });
   },
 
@@ -256,7 +258,45 @@ function takeTarget(warmup, target, phase) {
     warm: number(target.warm_s, 0, MAX_SECONDS),
     fromCache: target.from_cache === true,
     message: text(target.message, MAX_SENTENCE),
+    log: isObject(target.log) ? takeLog(target.log) : (known.log ?? null),
   });
+}
+
+function takeLog(log) {
+  return {
+    first: isObject(log.first) ? takeCounts(log.first) : null,
+    second: isObject(log.second) ? takeCounts(log.second) : null,
+    reasons: takeLines(log.reasons, 5, MAX_SENTENCE),
+    recompiles: number(log.recompiles, 0, 1e6),
+    lines: takeLines(log.lines, 24, MAX_SENTENCE),
+    error: mask(text(log.error, 5000)),
+  };
+}
+
+// The check's facts: "graph_breaks" are reasons there, and newer agents tell them at length.
+function takeCompiled(facts) {
+  const reasons = takeLines(facts.reasons, 5, MAX_SENTENCE);
+  const breaks = takeLines(facts.graph_breaks, 5, MAX_SENTENCE);
+  return {
+    counts: { ...takeCounts(facts), breaks: Array.isArray(facts.graph_breaks) ? breaks.length : null },
+    reasons: reasons.length ? reasons : breaks,
+    error: mask(text(facts.error, 5000) || text(facts.printed, 5000)),
+  };
+}
+
+function takeCounts(said) {
+  return {
+    graphs: number(said.graphs, 0, 1e6),
+    frames: number(said.frames, 0, 1e6),
+    framesOk: number(said.frames_ok, 0, 1e6),
+    breaks: number(said.graph_breaks, 0, 1e6),
+    hit: number(said.fx_hit, 0, 1e6),
+    miss: number(said.fx_miss, 0, 1e6),
+  };
+}
+
+function takeLines(said, most, longest) {
+  return list(said).slice(0, most).map((line) => mask(text(line, longest))).filter(Boolean);
 }
 
 // ---- what follows from the state ----------------------------------------------------------------
@@ -276,6 +316,12 @@ export function nextStage(state) {
   const reached = STAGES.map(([name]) => state.stages.some(({ stage }) => stage === name));
   const [name, label, doing] = STAGES[reached.lastIndexOf(true) + 1] ?? STAGES[4];
   return { stage: name, label, doing };
+}
+
+// The check that only a new container can cure; null for none.
+export function restartCheck(state) {
+  if (!state.isUp || state.end) return null;
+  return [...state.checks.values()].find(({ needsRestart }) => needsRestart) ?? null;
 }
 
 export function countChecks(state) {

@@ -1,8 +1,11 @@
 // The landing page: follows the service's event stream of one server.
 
+import { compileLog } from "./compile-log.js";
 import { copyButton } from "./copy.js";
 import { h } from "./dom.js";
-import { add, emptyState, isQueueing } from "./journal.js";
+import { add, emptyState, isQueueing, restartCheck } from "./journal.js";
+import { memoryCard } from "./memory.js";
+import { restarter } from "./restart.js";
 import { mayStartWithoutGpu, title, words } from "./said.js";
 import { draw, drawNotice, mount, withoutGpu } from "./server-view.js";
 
@@ -24,14 +27,19 @@ export function start(root) {
   const now = () => Date.now() / 1000 + page.offset;
   const copy = copyButton(() => `${config.reportUrl}?${new URLSearchParams({ _xsrf: config.xsrf })}`);
   const stop = h("a", { class: "btn btn-outline-contrast btn-sm", href: config.homeUrl }, "Stop server…");
-  page.parts = mount(root, [...copy.nodes, stop]);
-  root.append(copy.box);
+  const log = compileLog();
+  page.restart = restarter(page);
+  page.parts = mount(root, [...copy.nodes, log.button, stop]);
+  root.append(copy.box, log.node);
+  const memory = memoryCard(config, page.parts.cards);
   page.redraw = () => {
     page.isDrawing = false;
     stop.hidden = Boolean(page.state.end) || page.isUnknown || isQueueing(page.state);
-    const look = { config, now: now(), primary: primary(page) };
+    const look = { config, now: now(), standing: page.server, primary: primary(page) };
     if (page.isUnknown) Object.assign(look, { verdict: neverStarted(config), isEmpty: true });
     draw(page.parts, page.state, look);
+    log.draw(page.state);
+    memory.tick(page.state, now());
     document.title = `${look.verdict?.sentence ?? title(page.state, words(config))} · Lab`;
   };
   page.redraw();
@@ -48,7 +56,7 @@ function soon(page) {
   requestAnimationFrame(page.redraw);
 }
 
-function primary({ config, state, isUnknown }) {
+function primary({ config, state, isUnknown, restart }) {
   if (isUnknown || state.end) {
     if (!config.isOwner) return [];
     const label = state.end?.kind === "failed" ? "Try again" : "Start it";
@@ -61,7 +69,9 @@ function primary({ config, state, isUnknown }) {
     return config.isOwner ? [{ label: "Leave, or start without a GPU…", href: pendingUrl(config) }] : [];
   }
   if (!config.canOpen) return [];
-  return [{ label: "Open JupyterLab ▸", href: state.isUp ? config.labUrl : null }];
+  const open = { label: "Open JupyterLab ▸", href: state.isUp ? config.labUrl : null };
+  if (!config.isOwner || !restartCheck(state)) return [open];
+  return [{ label: "Restart your server…", act: restart }, { ...open, isSecond: true }];
 }
 
 function pendingUrl({ spawnUrl }) {

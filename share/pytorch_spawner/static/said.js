@@ -1,6 +1,6 @@
 // Says a journal's state in words: the verdict, times, sizes.
 
-import { countChecks, isCopying, isQueueing, nextStage, warmupProgress } from "./journal.js";
+import { countChecks, isCopying, isQueueing, nextStage, restartCheck, warmupProgress } from "./journal.js";
 
 // Codes of failures that a start without a GPU does not have.
 const GPU_CODES = ["no-gpu-available", "not-granted", "removed-from-queue", "no-gpu-injection", "ledger-unavailable"];
@@ -70,6 +70,16 @@ export function mayStartWithoutGpu({ end, seq }) {
 
 function judgeUp(state, who) {
   const counts = countChecks(state);
+  const lost = restartCheck(state);
+  if (lost) {
+    // What a container says is not put into somebody else's verdict.
+    const isOwn = who.you === "you" && lost.sentence;
+    return {
+      tone: "bad",
+      sentence: isOwn ? lost.sentence : `${who.Your} server needs a restart.`,
+      detail: `A restart brings it back. Files in the home directory are kept; what ${who.you} did not save is lost.`,
+    };
+  }
   const isReady =
     state.gpus.length === 0
       ? `${who.Your} server is ready, without a GPU.`
@@ -79,10 +89,12 @@ function judgeUp(state, who) {
           ? `${who.Your} GPU is ready.`
           : `${who.Your} ${state.gpus.length} GPUs are ready.`;
   if (counts.fail) {
+    const first = [...state.checks.values()].find(({ phase, level }) => phase === "done" && level === "fail");
+    const cause = who.you === "you" && first?.sentence ? `${first.sentence} ` : "";
     return {
       tone: "warn",
       sentence: `${who.Your} server is ready, but ${plural(counts.fail, "check")} failed.`,
-      detail: "See below what to do. JupyterLab can be used meanwhile.",
+      detail: `${cause}See below what to do. JupyterLab can be used meanwhile.`,
     };
   }
   if (state.course?.phase === "failed") {
@@ -105,6 +117,8 @@ function upDetail(state, counts, who) {
     const done = `${over} of ${targets.length}`;
     return `torch.compile is warming up in the background (${done}); ${who.you} can start now.`;
   }
+  const failed = targets.filter(({ phase }) => phase === "failed").length;
+  if (failed) return `torch.compile failed for ${failed} of ${targets.length} networks; the compile log below says why.`;
   if (counts.warn) return `${plural(counts.warn, "note")} below; nothing that stops ${who.you}.`;
   if (state.hasGpuNews && state.gpus.length === 0) {
     return "It computes on the CPU: fine for code and small models.";
@@ -175,6 +189,19 @@ export function clockOrDay(at, now) {
   const names = { weekday: "short", day: "numeric", month: "short" };
   const day = (time) => new Date(time * 1000).toLocaleDateString([], names);
   return day(at) === day(now) ? clock(at) : `${clock(at)} on ${day(at)}`;
+}
+
+// "09:00" today, "Tue 09:00" within a week, else "09:00 on Tue 15 Sep".
+export function meeting(at, now) {
+  const midnight = new Date(now * 1000).setHours(0, 0, 0, 0) / 1000;
+  if (at >= midnight + 6 * 86400 || at < midnight) return clockOrDay(at, now);
+  const day = new Date(at * 1000).toLocaleDateString([], { weekday: "short" });
+  return at < midnight + 86400 ? clock(at) : `${day} ${clock(at)}`;
+}
+
+// "3.5"; no needless zero.
+export function hours(value) {
+  return value.toFixed(1).replace(/\.0$/, "");
 }
 
 export function exact(at) {

@@ -50,8 +50,8 @@ export function withoutGpu({ spawnUrl }) {
   return { label: "Start without a GPU", href: `${spawnUrl}?share=none`, isSecond: true };
 }
 
-// state: of journal.js. look: {config, now, primary: [{label, href or null, isSecond}], and where
-// there is no journal: verdict and isEmpty}
+// state: of journal.js. look: {config, now, standing, primary: [{label, href or null, act, isSecond}],
+// and where there is no journal: verdict and isEmpty}
 export function draw(parts, state, look) {
   drawVerdict(parts, state, look);
   drawWait(parts, state, look.now);
@@ -59,7 +59,7 @@ export function draw(parts, state, look) {
   parts.cards.hidden = parts.actions.hidden = look.isEmpty === true;
   renew(parts.stages, stageItems(state, look.now));
   renew(parts.log, failureLog(state));
-  renew(parts.gpu, gpuCard(state, look.now));
+  renew(parts.gpu, gpuCard(state, look.now, look.standing));
   parts.course.hidden = !state.course;
   renew(parts.course, courseCard(state));
   renew(parts.checks, checksCard(state, look.config));
@@ -77,12 +77,15 @@ function drawVerdict(parts, state, look) {
   parts.icon.textContent = icons[verdict.tone];
   setText(parts.sentence, verdict.sentence);
   setText(parts.detail, verdict.detail);
-  const links = look.primary.map(({ label, href, isSecond }) =>
-    href
-      ? h("a", { class: `btn btn-lg ${isSecond ? "btn-outline-contrast" : "btn-primary"}`, href, role: "button" }, label)
-      : h("button", { class: "btn btn-lg btn-primary", type: "button", disabled: true }, label),
-  );
-  renew(parts.primary, links);
+  renew(parts.primary, look.primary.map(primaryButton));
+}
+
+function primaryButton({ label, href, act, isSecond }) {
+  const style = `btn btn-lg ${isSecond ? "btn-outline-contrast" : "btn-primary"}`;
+  if (href) return h("a", { class: style, href, role: "button" }, label);
+  const button = h("button", { class: style, type: "button", disabled: !act }, label);
+  if (act) button.addEventListener("click", act);
+  return button;
 }
 
 function drawWait(parts, state, now) {

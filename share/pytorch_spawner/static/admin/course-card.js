@@ -83,7 +83,7 @@ function fold(what, text, { name, title }, opened) {
   );
 }
 
-function nextSession({ sessions, students }) {
+function nextSession({ sessions, students, seats_note: note }) {
   const [next] = sessions;
   if (!next) return h("p", { class: "lab-quiet mb-0" }, "no session planned");
   const isNow = next.starts_at * 1000 <= Date.now();
@@ -93,6 +93,7 @@ function nextSession({ sessions, students }) {
     isNow ? "session now, " : "next session ",
     sessionTime(next),
     h("span", { class: "lab-sub" }, [next.title, seatWords(next.seats, students.total)].filter(Boolean).join(" · ")),
+    note ? h("span", { class: "lab-sub" }, `! ${note}`) : "",
   );
 }
 

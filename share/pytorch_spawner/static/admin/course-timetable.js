@@ -156,6 +156,7 @@ function sessionList(course, remove) {
           ...next.map((one) => h("li", {}, sessionTime(one), one.title ? ` ${one.title}` : "")),
         )
       : h("p", { class: "lab-small" }, "All sessions are over."),
+    course.seats_note ? h("p", { class: "lab-small" }, `! ${course.seats_note}`) : "",
     h("h3", { class: "h6" }, `All of the timetable (${course.timezone})`),
     h("ul", { class: "list-unstyled lab-course-slots" }, ...items),
   ];

@@ -103,7 +103,8 @@ async def test_the_button_opens_lab_as_soon_as_it_answers_and_stays(lab, page):
     link = page.get_by_role("button", name="Open JupyterLab")
     await expect(link).to_have_attribute("href", "/user/ana/lab")
     go_on(lab, start, journals.checks(driver=journals.DRIVER))
-    await expect(page.get_by_text("too old for CUDA")).to_be_visible()
+    card = page.get_by_role("region", name="Checks")
+    await expect(card.get_by_text("too old for CUDA")).to_be_visible()
     await expect(link).to_have_attribute("href", "/user/ana/lab")
 
 

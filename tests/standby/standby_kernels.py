@@ -103,6 +103,8 @@ class Site:
         **limits: Any,
     ):
         register()
+        # Its server's: what another test changes for a server of its own is nothing to this one.
+        self._variables = variables()
         self.heard: list[str] = []
         self.kernels: list[Kernel] = []
         self._loop = asyncio.new_event_loop()
@@ -122,7 +124,7 @@ class Site:
         parts = rules.split_command(manager.kernel_spec.argv)
         assert parts is not None
         spec = manager.kernel_spec.env
-        environment = {**variables(), **spec, "JPY_PARENT_PID": str(os.getpid())}
+        environment = {**self._variables, **spec, "JPY_PARENT_PID": str(os.getpid())}
         return rules.Start(sys.executable, parts[1], environment)
 
     def do(self, what: Coroutine[Any, Any, Any]) -> Any:

@@ -54,6 +54,14 @@ def test_a_student_can_install_into_the_home_and_nowhere_else(lab_image: str) ->
     ]
 
 
+@pytest.mark.parametrize("how", ["bash -lc", "sh -lc", "bash -c"])
+def test_a_terminal_finds_the_python_of_the_notebooks(lab_image: str, how: str) -> None:
+    script = f"{how} 'command -v python3 && echo $PATH'"
+    python, path = inside(lab_image, script, uid=54321).splitlines()
+    assert python == "/opt/lab/bin/python3"
+    assert path.split(":").count("/opt/lab/bin") == 1
+
+
 def test_what_a_student_installs_cannot_break_the_servers_start(lab_image: str) -> None:
     script = """
         at=/tmp/.local/lib/python3.11/site-packages

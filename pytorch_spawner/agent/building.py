@@ -18,9 +18,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
-from urllib.parse import urlsplit
 
-from pytorch_spawner.agent import child, evidence, seed
+from pytorch_spawner.agent import child, evidence, own_server, seed
 from pytorch_spawner.agent.config import Config
 from pytorch_spawner.agent.report import Send
 
@@ -154,7 +153,8 @@ def _run(config: Config, run: Run, left_s: float, disk: _Disk) -> Tuple[str, str
     if errors:
         return errors[0], tail
     if ended.status != 0 or told != len(run.sizes):
-        return f"It ended unexpectedly, with {_how(ended.status or 0)}.", tail
+        why = ended.trouble or f"It ended unexpectedly, with {_how(ended.status or 0)}"
+        return f"{why}.", tail
     return "", ""
 
 
@@ -206,10 +206,7 @@ def tell(kind: str, data: Mapping[str, Any]) -> None:
 
 def answer_the_hub(environ: Mapping[str, str]) -> None:
     """Answer every request on the server's port with {}: to the hub the server is ready."""
-    try:
-        port = urlsplit(environ.get("JUPYTERHUB_SERVICE_URL", "")).port or 8888
-    except ValueError:
-        port = 8888
+    port = own_server.address(environ).port
     server = http.server.ThreadingHTTPServer(("", port), _Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
 

@@ -23,7 +23,7 @@ def build(target: Optional[Path] = None) -> bytes:
         target: Where to write it too, replaced in one step.
 
     Returns:
-        The file's content, about 70 KB.
+        The file's content, about 300 KB.
     """
     sources = {
         f"pytorch_spawner/agent/{path.name}": path.read_bytes()

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Callable, Dict, Mapping, Optional, Tuple
 
-from pytorch_spawner.agent.launch import self_command
+from pytorch_spawner.agent.launch import EXIT_NOT_EXECUTABLE, self_command
 from pytorch_spawner.agent.report import Send
 
 MAX_LINE = 64 * 1024
@@ -35,10 +35,12 @@ class Ended:
     Attributes:
         status: Its exit status, negative for a signal; ``None`` when it had to be killed.
         tail: The last it printed, for a sentence about the cause.
+        trouble: Why it could not be started; "" when it was.
     """
 
     status: Optional[int]
     tail: str
+    trouble: str = ""
 
     @property
     def late(self) -> bool:
@@ -98,6 +100,9 @@ def run(
             pass_fds=(writing,),
             start_new_session=True,
         )
+    except OSError as error:  # the pids limit, or no memory
+        os.close(reading)
+        return Ended(EXIT_NOT_EXECUTABLE, "", f"No process could be started: {error.strerror}")
     finally:
         os.close(writing)
     assert process.stdin is not None

@@ -13,10 +13,12 @@ import time
 from pathlib import Path
 from typing import Callable, Dict, Iterable, List, Optional
 
+from pytorch_spawner.agent import plain_files
 from pytorch_spawner.agent.course_store import MISSING, OTHER, content_id
 
 MAX_NAME_BYTES = 255
 HELD = "held.json"
+_MOST_BYTES = 64 * 1024**2  # a course may have very many files
 
 
 class Hold:
@@ -28,8 +30,8 @@ class Hold:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files: Dict[str, str] = {}  # path -> name in the folder
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            said = json.loads((folder / HELD).read_text(encoding="utf-8"))
+        with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
+            said = json.loads(plain_files.read(folder / HELD, _MOST_BYTES))
             self.files = {str(path): str(name) for path, name in said.items()}
 
     @classmethod

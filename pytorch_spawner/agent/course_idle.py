@@ -6,7 +6,6 @@ takes half the memory of the agent. What there is to do is done by a process tha
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import subprocess
@@ -88,12 +87,12 @@ def idle(environ: Mapping[str, str]) -> NoReturn:
     course = json.loads(environ[CONFIG_ENV])["course"]
     seen = Seen.read(environ[STATE_ENV])
     again_at = time.monotonic() + AGAIN_S
-    looked_at = 0.0
+    looked_at = time.monotonic()
     while True:
         time.sleep(LOOK_S)
-        if time.monotonic() - looked_at >= device_watch.LOOK_S:
-            looked_at = time.monotonic()
+        if time.monotonic() - looked_at >= device_watch.pause_s(os.environ):
             tell_of_gpu()
+            looked_at = time.monotonic()
         if is_due(seen, course["notice"], again_at):
             stamp = stamp_of(course["notice"])
             seen = take_turn(seen, stamp)
@@ -104,11 +103,15 @@ def tell_of_gpu() -> None:
     """Let a process say that the GPU was lost, or came back, where that is so."""
     if not device_watch.has_changed(os.environ):
         return
-    # Noted first: what cannot be said now would not be said better every few seconds.
-    device_watch.remember(is_denied=bool(device_watch.denied()))
     command = [*self_command(isolated=True), "--worker", "gpu-turn"]
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        subprocess.run(command, stdin=subprocess.DEVNULL, check=False, timeout=_GPU_TURN_S)
+    try:
+        done = subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=True,
+            timeout=_GPU_TURN_S,
+        )  # fmt: skip
+        device_watch.take_over(done.stdout.decode())
+    except (OSError, subprocess.SubprocessError, ValueError):
+        device_watch.remember(is_denied=True, is_delivered=False)
 
 
 def take_turn(seen: Seen, stamp: Tuple[int, int, int]) -> Seen:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Dict, List
 
+from pytorch_spawner.agent import plain_files
 from pytorch_spawner.agent.config import Course
 from pytorch_spawner.agent.course_files import Settled
 from pytorch_spawner.agent.course_git import shown
 
 RECORD = "record.json"
 MAX_NOTICE_BYTES = 64 * 1024
+MAX_RECORD_BYTES = 64 * 1024**2  # a course may have very many files
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,10 @@ class Record:
     @classmethod
     def read(cls, state: Path) -> Record:
         """Read it; an unreadable one is an empty one."""
-        with contextlib.suppress(OSError, ValueError, AttributeError, TypeError):
-            said = json.loads((state / RECORD).read_text(encoding="utf-8"))
+        with contextlib.suppress(
+            OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError
+        ):
+            said = json.loads(plain_files.read(state / RECORD, MAX_RECORD_BYTES))
             conflicts = {str(k): str(v) for k, v in said["conflicts"].items()}
             return cls(str(said["served"]), conflicts)
         return cls()

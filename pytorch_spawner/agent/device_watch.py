@@ -2,7 +2,8 @@
 
 It stays as long as the container lives, once for each server with a GPU, so it imports next to
 nothing: it opens one device file three times a minute. What there is to say is said by a process
-that ends (``gpu-turn``).
+that ends (``gpu-turn``). It remembers what the service has confirmed, so a GPU that is lost while
+the service is away is told when the service is back.
 
 Source: issue 48 of nvidia-container-toolkit; after systemd reloads, a container that was not given
 its GPU by CDI has lost it, and its programs learn that from NVML's "Unknown Error" at best.
@@ -24,6 +25,10 @@ STATE_ENV = "PYTORCH_SPAWNER_GPU_STATE"
 # Opening it wakes no GPU, as opening /dev/nvidia0 would.
 NODES = ("/dev/nvidiactl",)
 LOOK_S = 20.0
+# Between tries to tell a service that does not answer; twice as long after each, up to the longest.
+# A try asks the driver, which costs a third of a second of a core.
+AGAIN_S = 60
+LONGEST_S = 300
 
 
 def denied(paths: Sequence[str] = NODES) -> Tuple[str, ...]:
@@ -43,14 +48,50 @@ def denied(paths: Sequence[str] = NODES) -> Tuple[str, ...]:
 
 
 def has_changed(environ: Mapping[str, str]) -> bool:
-    """Whether a GPU was lost, or came back, since that was told last; False without a GPU."""
+    """Whether there is something to tell; False without a GPU.
+
+    A GPU was lost, or came back, since that was told last; or nobody knows what the service knows.
+    """
     told = environ.get(STATE_ENV, "")
-    return bool(told) and bool(denied()) != (told == "denied")
+    return bool(told) and told != _word(is_denied=bool(denied()))
 
 
-def remember(*, is_denied: bool) -> None:
-    """Note what was told, for the processes to come."""
-    os.environ[STATE_ENV] = "denied" if is_denied else "fine"
+def pause_s(environ: Mapping[str, str]) -> float:
+    """How long to wait until the next look, or the next try to tell, in seconds."""
+    told = environ.get(STATE_ENV, "")
+    return float(told) if told.isdecimal() else LOOK_S
+
+
+def remember(*, is_denied: bool, is_delivered: bool) -> None:
+    """Note what the service was told, for the processes to come.
+
+    Args:
+        is_denied: What was told.
+        is_delivered: The service confirmed all of it. If it did not, it may know the old, the new,
+            or half of it; so the seconds until the next try are noted, and then whatever is so is
+            told.
+    """
+    told = os.environ.get(STATE_ENV, "")
+    if is_delivered:
+        state = _word(is_denied=is_denied)
+    else:
+        state = str(min(2 * int(told), LONGEST_S) if told.isdecimal() else AGAIN_S)
+    os.environ[STATE_ENV] = state
+
+
+def take_over(state: str) -> None:
+    """Note what another process remembered.
+
+    Raises:
+        ValueError: It is nothing that ``remember`` notes.
+    """
+    if not state.isdecimal() and state not in (_word(is_denied=True), _word(is_denied=False)):
+        raise ValueError("this is no state of a GPU")
+    os.environ[STATE_ENV] = state
+
+
+def _word(*, is_denied: bool) -> str:
+    return "denied" if is_denied else "fine"
 
 
 def is_there() -> bool:
@@ -68,7 +109,9 @@ def become_idle() -> NoReturn:
 
 def idle() -> NoReturn:
     """Wait until there is something to say; then become the process that says it."""
-    while not has_changed(os.environ):
-        time.sleep(LOOK_S)
+    while True:
+        time.sleep(pause_s(os.environ))
+        if has_changed(os.environ):
+            break
     command = [*self_command(isolated=True), "--worker", "gpu-turn"]
     os.execv(command[0], command)  # noqa: S606 (the program itself)

@@ -6,10 +6,12 @@ start. A check reports; it must NOT repair or leave anything behind.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -20,10 +22,12 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
+from pytorch_spawner.agent import plain_files
 from pytorch_spawner.agent.codes import Outcome, done, outcome
 from pytorch_spawner.agent.report import Send, make_opener
 
 CHEAP_DEADLINE_S = 15.0
+_SHELL_S = 3.0
 _MIB = 1024 * 1024
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -40,8 +44,11 @@ def run_check(
     began = time.monotonic()
     found: List[Outcome] = []
     thread = threading.Thread(target=lambda: found.append(_guarded(check)), daemon=True, name=code)
-    thread.start()
-    thread.join(deadline_s)
+    try:
+        thread.start()
+        thread.join(deadline_s)
+    except RuntimeError as error:
+        found.append(no_room(str(error)))
     result = found[0] if found else no_answer(deadline_s)
     send("check", done(code, result, time.monotonic() - began))
     return result
@@ -55,6 +62,15 @@ def no_answer(deadline_s: float) -> Outcome:
         "Stop and start your server; if it happens again, send this report to your admin.",
         "Look at the host: a hung file server or GPU driver is the usual cause (dmesg).",
     )
+
+
+def no_room(why: str) -> Outcome:
+    """The outcome of a check for which no process or thread could be started."""
+    return outcome(
+        "fail", "This check could not begin: your server may start no more processes.",
+        "Shut down kernels and terminals that you do not need, then restart your server.",
+        "See the container's limits of processes (pids_limit) and memory.", error=why,
+    )  # fmt: skip
 
 
 def _guarded(check: Callable[[], Outcome]) -> Outcome:
@@ -147,7 +163,7 @@ def kernel_python(environ: Mapping[str, str], prefix: str, executable: str) -> O
         prefix: ``sys.prefix`` of the Python that serves Lab.
         executable: That Python.
     """
-    terminal = shutil.which("python3", path=environ.get("PATH")) or executable
+    terminal = terminals_python(environ) or executable
     spec, kernel = find_kernel(environ, prefix, executable)
     facts: Dict[str, Any] = {"kernel": kernel, "terminal": terminal, "kernelspec": spec}
     found = shutil.which(kernel, path=environ.get("PATH"))
@@ -162,9 +178,50 @@ def kernel_python(environ: Mapping[str, str], prefix: str, executable: str) -> O
             "warn", "Notebooks and the terminal use different Pythons, so a package installed in "
             "one is missing in the other.",
             "Install packages with `%pip install` inside the notebook.",
-            "Install ipykernel into the environment that comes first on PATH.", **facts,
+            "Install ipykernel into the environment that comes first on a login shell's PATH, or "
+            "have a file in /etc/profile.d put the notebooks' one first.", **facts,
         )  # fmt: skip
     return outcome("ok", "Notebooks and the terminal use the same Python.", **facts)
+
+
+def terminals_python(environ: Mapping[str, str]) -> Optional[str]:
+    """The ``python3`` of a terminal; the one on PATH where the shell cannot be asked.
+
+    JupyterLab's terminals are login shells (jupyter_server_terminals.app adds ``-l``), and Debian's
+    /etc/profile gives those another PATH than the container's. The student's own profile counts,
+    too, but one that hangs is not waited for.
+    """
+    usual = shutil.which("python3", path=environ.get("PATH"))
+    ours, theirs = os.pipe()  # its own: what the profile prints is not the answer
+    try:
+        os.set_blocking(ours, False)
+        if not _run_shell(environ, f"command -v python3 > /dev/fd/{theirs}", theirs):
+            return usual
+        return os.fsdecode(os.read(ours, 4096)).strip()
+    except OSError:  # nothing was written, for example
+        return usual
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+def _run_shell(environ: Mapping[str, str], command: str, keep: int) -> bool:
+    """Run a command in a login shell with a descriptor kept open; whether it ended in time."""
+    process = subprocess.Popen(
+        [environ.get("SHELL") or "sh", "-l", "-c", command], env=dict(environ), pass_fds=[keep],
+        start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        process.wait(_SHELL_S)
+    except subprocess.TimeoutExpired:
+        return False
+    finally:
+        # Whatever the profile left running goes, too; there may be nothing left.
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return True
 
 
 def notebooks_python(environ: Mapping[str, str], prefix: str, executable: str) -> Optional[str]:
@@ -189,9 +246,9 @@ def find_kernel(
     for folder in folders:
         spec = Path(folder, "kernels", "python3", "kernel.json")
         try:
-            argv = json.loads(spec.read_text(encoding="utf-8"))["argv"]
+            argv = json.loads(plain_files.read(spec))["argv"]
             kernel = str(argv[0])
-        except (OSError, ValueError, KeyError, IndexError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError, RecursionError):
             continue
         # Jupyter replaces these names by the Python it runs on itself.
         own = {"python", "python3", f"python3.{sys.version_info[1]}"}

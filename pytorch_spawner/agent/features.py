@@ -308,7 +308,7 @@ def judge_peers(count: int, told: List[Dict[str, Any]], ended: child.Ended) -> O
         return outcome(
             "fail", f"Your {count} GPUs cannot train together: NCCL does not come to an end.",
             remedy, "Try it with NCCL_DEBUG=INFO, then NCCL_P2P_DISABLE=1: PCIe ACS and IOMMU "
-            "are the usual causes.", printed=ended.tail[-500:], **facts,
+            "are the usual causes.", printed=(ended.trouble or ended.tail)[-500:], **facts,
         )  # fmt: skip
     if not all(one.get("right") is True for one in told):
         return outcome(

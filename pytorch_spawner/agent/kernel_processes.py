@@ -11,12 +11,13 @@ import os
 import re
 from typing import Any, Dict, FrozenSet, Iterable, List, Mapping, NamedTuple, Optional, Set
 
+from pytorch_spawner.agent import own_server, plain_files
+
 PROC = "/proc"
 MOST_PROCESSES = 2000
 _CMDLINE_BYTES = 8192
 _ENVIRON_BYTES = 128 * 1024
 _CONNECTION_BYTES = 64 * 1024
-_LISTENS = "0A"  # include/net/tcp_states.h: TCP_LISTEN is 10
 _PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 _CONNECTION_FILE = re.compile(r"kernel-([0-9A-Za-z-]{1,64})\.json$")
 # CUDA opens it in every process that computes; whoever only asks the driver (NVML) does not.
@@ -175,8 +176,9 @@ def _ports(kernel: str, folders: Iterable[str]) -> List[int]:
         return []
     for folder in folders:
         try:
-            said: Any = json.loads(_text(f"{folder}/kernel-{kernel}.json", _CONNECTION_BYTES))
-        except ValueError:
+            path = f"{folder}/kernel-{kernel}.json"
+            said: Any = json.loads(plain_files.read(path, _CONNECTION_BYTES))
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(said, dict) and said.get("transport", "tcp") == "tcp":
             return [said[name] for name in _PORTS if isinstance(said.get(name), int)]
@@ -190,16 +192,8 @@ def listeners(
 
     Of several that share a socket the oldest counts: the others inherited it.
     """
-    wanted = set(ports)
-    inodes: Dict[str, int] = {}
-    for table in ("tcp", "tcp6"):
-        for line in _text(f"{proc}/net/{table}", 2**20).splitlines()[1:]:
-            fields = line.split()
-            # proc(5): local address as "hex:hex", state, inode.
-            if len(fields) > 9 and fields[3] == _LISTENS:
-                port = int(fields[1].rpartition(":")[2], 16)
-                if port in wanted:
-                    inodes[f"socket:[{fields[9]}]"] = port
+    sockets = own_server.listening(proc)
+    inodes = {f"socket:[{inode}]": port for port in set(ports) for inode in sockets.get(port, ())}
     found: Dict[int, int] = {}
     for pid in sorted(processes) if inodes else ():
         for target in _open_files(proc, pid) or ():

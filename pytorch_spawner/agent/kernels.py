@@ -15,9 +15,10 @@ import signal
 import sys
 from datetime import datetime, timezone
 from typing import Any, Dict, List, Mapping, Optional, Tuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 from pytorch_spawner.agent import kernel_processes as processes
+from pytorch_spawner.agent import own_server
 from pytorch_spawner.agent.kernel_processes import Process
 
 # The whole answer; the alarm ends this process, whatever it hangs in.
@@ -72,7 +73,7 @@ def look(
     trouble = "" if status == more == 200 else _trouble(status if status != 200 else more)
     rows = _kernels(sessions, listed)
     there = processes.read_all(proc)
-    port = _address(environ)[1]
+    port = own_server.address(environ).port
     server = processes.listeners([port], there, proc).get(port)
     # The server may have been given other directories than the container, its home being full.
     folders = _folders(processes.environment(server, proc) if server else {}) + _folders(environ)
@@ -112,40 +113,28 @@ def ask(
     Returns:
         The status, 0 where nobody answered, and the JSON; ``None`` where there is none.
     """
-    host, port, tls = _address(environ)
-    prefix = environ.get("JUPYTERHUB_SERVICE_PREFIX", "/")
+    server = own_server.address(environ)
     # Whoever looks does not use the server: an idle one has to look idle to the culler.
-    url = f"{prefix}{path}?no_track_activity=1"
+    url = f"{server.prefix}{path}?no_track_activity=1"
     headers = {"Authorization": f"token {environ.get('JUPYTERHUB_API_TOKEN', '')}"}
-    connection = _connection(host, port, environ if tls else None, timeout_s)
+    connection = _connection(server, environ, timeout_s)
     try:
         connection.request(method, url, headers=headers)
         answer = connection.getresponse()
         text = answer.read(_MOST_BYTES)
         return answer.status, json.loads(text) if answer.status == 200 else None
-    except (OSError, http.client.HTTPException, ValueError):
+    except (OSError, http.client.HTTPException, ValueError, RecursionError):
         return 0, None
     finally:
         connection.close()
 
 
-def _address(environ: Mapping[str, str]) -> Tuple[str, int, bool]:
-    """Where the single-user server listens, as the hub told it."""
-    url = urlsplit(environ.get("JUPYTERHUB_SERVICE_URL", ""))
-    try:
-        host, port = url.hostname or "", url.port or 8888
-    except ValueError:
-        host, port = "", 8888
-    everywhere = host in ("", "0.0.0.0", "::")  # noqa: S104 (compared, not listened at)
-    return "127.0.0.1" if everywhere else host, port, url.scheme == "https"
-
-
 def _connection(
-    host: str, port: int, environ: Optional[Mapping[str, str]], timeout_s: float
+    server: own_server.Address, environ: Mapping[str, str], timeout_s: float
 ) -> http.client.HTTPConnection:
     """A connection; ``environ`` names the certificates of the hub's internal TLS."""
-    if environ is None:
-        return http.client.HTTPConnection(host, port, timeout=timeout_s)
+    if not server.tls:
+        return http.client.HTTPConnection(server.host, server.port, timeout=timeout_s)
     import ssl
 
     context = ssl.create_default_context(cafile=environ.get("JUPYTERHUB_SSL_CLIENT_CA"))
@@ -153,7 +142,7 @@ def _connection(
     certificate, key = (environ.get(f"JUPYTERHUB_SSL_{x}") for x in ("CERTFILE", "KEYFILE"))
     if certificate and key:
         context.load_cert_chain(certificate, key)
-    return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
+    return http.client.HTTPSConnection(server.host, server.port, timeout=timeout_s, context=context)
 
 
 def _trouble(status: int) -> str:

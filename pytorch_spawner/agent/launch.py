@@ -159,14 +159,14 @@ def wait_for_turn(root: str = "/", patience_s: float = _PATIENCE_S) -> None:
         root: Where proc is; tests give a directory of their own.
         patience_s: Longest wait.
     """
-    url = os.environ.get("JUPYTERHUB_SERVICE_URL", "")
-    port = url.rpartition(":")[2].partition("/")[0]
-    if not port.isdigit():
-        return
+    from pytorch_spawner.agent import own_server
     from pytorch_spawner.agent.machine import is_busy, wait_for_quiet
 
+    if not own_server.is_told(os.environ):
+        return
+    port = own_server.address(os.environ).port
     began = time.monotonic()
-    while not _listens(int(port), root):
+    while port not in own_server.listening(f"{root}proc"):
         waited_s = time.monotonic() - began
         if waited_s > patience_s or (waited_s > _IDLE_PATIENCE_S and not is_busy()):
             break
@@ -174,23 +174,6 @@ def wait_for_turn(root: str = "/", patience_s: float = _PATIENCE_S) -> None:
     else:
         time.sleep(_SETTLE_S)
     wait_for_quiet(min(_QUIET_S, max(0.0, patience_s - (time.monotonic() - began))))
-
-
-def _listens(port: int, root: str) -> bool:
-    """Whether anything in this container waits for connections at a port; no connection is made."""
-    ending = f":{port:04X}"
-    for name in ("tcp", "tcp6"):
-        try:
-            with open(f"{root}proc/net/{name}") as table:  # noqa: PTH123 (pathlib costs 5 ms here)
-                rows = table.read().splitlines()[1:]
-        except OSError:
-            continue
-        for row in rows:
-            # proc(5): "0: 00000000:22B8 00000000:0000 0A ...", of which 0A means that it listens.
-            fields = row.split()
-            if len(fields) > 3 and fields[1].endswith(ending) and fields[3] == "0A":
-                return True
-    return False
 
 
 def become(command: list[str]) -> int:

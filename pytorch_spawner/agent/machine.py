@@ -40,5 +40,5 @@ def wait_for_quiet(
     """
     began = time.monotonic()
     while busy() and time.monotonic() - began < patience_s:
-        sleep(_LOOK_S)
+        sleep(min(_LOOK_S, max(0.0, began + patience_s - time.monotonic())))
     return time.monotonic() - began

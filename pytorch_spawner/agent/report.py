@@ -25,6 +25,8 @@ MAX_QUEUE = 512
 MAX_BATCH_EVENTS = 32
 MAX_BATCH_BYTES = 128 * 1024
 MAX_DEPTH = 5  # the service takes 6, and "data" itself is one
+# How long one report is tried to be delivered.
+PATIENCE_S = 120.0
 _TIMEOUT_S = 10.0
 
 
@@ -42,7 +44,7 @@ class Reporter:
         start: str,
         *,
         log: Log,
-        patience_s: float = 120.0,
+        patience_s: float = PATIENCE_S,
         first_pause_s: float = 0.25,
     ) -> None:
         self.dropped = 0

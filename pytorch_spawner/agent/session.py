@@ -245,6 +245,8 @@ def _torch_checks(config: Config, driver: gpus.Driver, findings: Findings, tell:
             why = outcome("unknown", "Not checked, because the check before it did not end.")
         elif ended.late:
             why = diagnose.no_answer(patience_s)
+        elif ended.trouble:
+            why = diagnose.no_room(ended.trouble)
         else:
             why = _died(ended)
         tell("check", done(code, why, 0.0 if index else time.monotonic() - began))
@@ -323,6 +325,8 @@ def _warm(
     stop.set()
     if ended.late:
         why = f"The warm-up was stopped after {config.warmup_deadline_s:g} s."
+    elif ended.trouble:
+        why = f"{ended.trouble}."
     else:
         why = f"The warm-up ended unexpectedly, with status {ended.status}."
     return why, ended.tail

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
+from pytorch_spawner.agent import plain_files
 from pytorch_spawner.agent.codes import Outcome, outcome
 
 LOW_SPACE_MIB = 512
@@ -216,7 +217,7 @@ def pip_settings(environ: Mapping[str, str], home: str, prefix: str) -> Dict[str
         # No interpolation: a password in an index URL may hold "%".
         parser = configparser.RawConfigParser()
         try:
-            parser.read(path, encoding="utf-8")
+            parser.read_string(plain_files.read(path).decode("utf-8"), path)
         except (configparser.Error, OSError, UnicodeDecodeError):
             continue
         for section in ("global", "install"):

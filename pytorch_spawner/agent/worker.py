@@ -5,17 +5,17 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import stat
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, Dict, Mapping, Optional
-from urllib.parse import urlsplit
 
-from pytorch_spawner.agent import launch
+from pytorch_spawner.agent import launch, own_server
 from pytorch_spawner.agent.config import Config, parse
 from pytorch_spawner.agent.launch import CONFIG_ENV, FIRST_ENV, URL_ENV
-from pytorch_spawner.agent.report import Reporter
+from pytorch_spawner.agent.report import PATIENCE_S, Reporter
 
 if TYPE_CHECKING:
     from pytorch_spawner.agent.course_idle import Seen
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _LAB_WAIT_S = 15.0
 _LAB_POLL_S = 0.2
 _LAST_REPORTS_S = 150.0
+# For a service that does not answer: the next try is a smaller process's to wait for.
+_GPU_PATIENCE_S = 15.0
 
 
 def main(role: str) -> int:
@@ -53,17 +55,18 @@ def _agent() -> None:
         session.run_warmup(config, findings, reporter.send)
     reporter.close(_LAST_REPORTS_S)
     seen = None if watch is None else watch.leave()
-    reporter.close(_LAST_REPORTS_S)
-    _stay(seen, is_gpu_watched=_watch_gpu(config, findings.denied))
+    is_delivered = reporter.close(_LAST_REPORTS_S) and not reporter.dropped
+    watched = _watch_gpu(config, is_denied=findings.denied, is_delivered=is_delivered)
+    _stay(seen, is_gpu_watched=watched)
 
 
-def _watch_gpu(config: Config, is_denied: bool) -> bool:
+def _watch_gpu(config: Config, *, is_denied: bool, is_delivered: bool) -> bool:
     """Begin to look whether the host takes the GPU away; returns whether there is one to watch."""
     from pytorch_spawner.agent import device_watch
 
     if not config.real_gpus or not device_watch.is_there():
         return False
-    device_watch.remember(is_denied=is_denied)
+    device_watch.remember(is_denied=is_denied, is_delivered=is_delivered)
     return True
 
 
@@ -80,18 +83,24 @@ def _stay(seen: Optional[Seen], *, is_gpu_watched: bool) -> None:
 
 
 def _gpu_turn() -> None:
-    """Say that the GPU was lost, or that it came back; then wait on, unless a course does."""
+    """Say that the GPU was lost, or that it came back; then wait on.
+
+    With a course, who waits for its publications started this, and reads what is remembered.
+    """
     from pytorch_spawner.agent import device_watch, session
 
     config, _ = parse(os.environ.get(CONFIG_ENV))
-    reporter = _reporter(config)
+    is_denied = is_delivered = False
     try:
-        device_watch.remember(is_denied=session.check_driver(config, reporter.send))
+        reporter = _reporter(config, _GPU_PATIENCE_S)
+        is_denied = session.check_driver(config, reporter.send)
+        is_delivered = reporter.close(_LAST_REPORTS_S) and not reporter.dropped
     except Exception as error:  # noqa: BLE001 (it is looked again, so the watch must go on)
         log(f"the driver could not be checked: {error!r}")
-    reporter.close(_LAST_REPORTS_S)
+    device_watch.remember(is_denied=is_denied, is_delivered=is_delivered)
     if config.course is None:
         device_watch.become_idle()
+    sys.stdout.write(os.environ[device_watch.STATE_ENV])
 
 
 def _course_turn() -> None:
@@ -110,9 +119,9 @@ def _course_turn() -> None:
     sys.stdout.write(watch.seen.as_text())
 
 
-def _reporter(config: Config) -> Reporter:
-    token = os.environ.get("JUPYTERHUB_API_TOKEN", "")
-    return Reporter(os.environ.get(URL_ENV, ""), token, config.start, log=log)
+def _reporter(config: Config, patience_s: float = PATIENCE_S) -> Reporter:
+    token, url = os.environ.get("JUPYTERHUB_API_TOKEN", ""), os.environ.get(URL_ENV, "")
+    return Reporter(url, token, config.start, log=log, patience_s=patience_s)
 
 
 def build() -> int:
@@ -201,12 +210,17 @@ def open_log(cache_dir: str) -> Optional[Path]:
         The file; ``None`` when no place could be written, and nothing is logged.
     """
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_APPEND
+    flags |= os.O_NONBLOCK  # a pipe of this name would be waited for
     for folder in (cache_dir, tempfile.gettempdir()):
         path = Path(folder, f"pytorch-spawner-agent-{os.getuid()}.log")
         try:
             fd = os.open(path, flags, 0o600)
         except (OSError, ValueError):
             continue
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            continue
+        os.set_blocking(fd, True)
         os.dup2(fd, 1)
         os.dup2(fd, 2)
         os.close(fd)
@@ -241,26 +255,21 @@ def wait_for_lab(environ: Mapping[str, str], timeout_s: float = _LAB_WAIT_S) -> 
     Returns:
         Whether it answered.
     """
-    url = urlsplit(environ.get("JUPYTERHUB_SERVICE_URL", ""))
-    try:
-        port = url.port or 8888
-    except ValueError:
-        port = 8888
-    path = environ.get("JUPYTERHUB_SERVICE_PREFIX", "/") + "api"
+    server = own_server.address(environ)
     give_up_at = time.monotonic() + timeout_s
-    while not _answers(port, path, tls=url.scheme == "https"):
+    while not _answers(server):
         if time.monotonic() + _LAB_POLL_S > give_up_at:
             return False
         time.sleep(_LAB_POLL_S)
     return True
 
 
-def _answers(port: int, path: str, *, tls: bool) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2.0)
+def _answers(server: own_server.Address) -> bool:
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=2.0)
     try:
         connection.connect()
-        if not tls:  # with TLS, listening has to do: the certificate is for another name
-            connection.request("GET", path)
+        if not server.tls:  # with TLS, listening has to do: the certificate is for another name
+            connection.request("GET", f"{server.prefix}api")
             connection.getresponse()
     except (OSError, http.client.HTTPException, ValueError):
         return False

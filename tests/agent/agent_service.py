@@ -28,9 +28,12 @@ def processes_with(text: str) -> dict[int, str]:
 
 
 class Service:
-    """Takes reports; answers with ``statuses`` one after another, then with 204."""
+    """Takes reports; answers with ``statuses`` one after another, then with 204.
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
+    One that is away has its port, but nobody can connect to it until ``come_back``.
+    """
+
+    def __init__(self, host: str = "127.0.0.1", *, is_away: bool = False) -> None:
         self.statuses: list[int] = []
         self.headers: dict[str, str] = {}
         self.arrived: list[tuple[float, dict[str, Any]]] = []  # (Unix time, event)
@@ -67,10 +70,18 @@ class Service:
             def log_message(self, *args: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer((host, 0), Handler)
+        self._server = ThreadingHTTPServer((host, 0), Handler, bind_and_activate=False)
         self._server.daemon_threads = True
+        self._server.server_bind()
         self.port = self._server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self._is_away = is_away
+        if not is_away:
+            self.come_back()
+
+    def come_back(self) -> None:
+        self._is_away = False
+        self._server.server_activate()
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     @property
@@ -93,5 +104,6 @@ class Service:
         }
 
     def close(self) -> None:
-        self._server.shutdown()
+        if not self._is_away:
+            self._server.shutdown()
         self._server.server_close()

@@ -80,6 +80,7 @@ def test_what_a_target_took_is_passed_on(monkeypatch, capsys) -> None:
         (lambda *_, **__: ended(-9), "signal 9 (often: memory ran out)"),
         (lambda *_, **__: ended(3), "exit status 3"),
         (lambda *_, **__: ended(0), "exit status 0"),
+        (lambda *_, **__: building.child.Ended(126, "", "No memory"), "No memory."),
         (
             lambda role, job, receive, **__: receive("failed", {"message": "No data."}) or ended(0),
             "No data.",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_service import Service
+from agent_service import Service, processes_with
 from course_lab import FOLDER, ONE, TWO, Publisher, contents, git, lab
 
 from pytorch_spawner.agent import course as courses
@@ -22,9 +22,9 @@ from pytorch_spawner.agent import course_git, course_idle, course_store, course_
 from pytorch_spawner.agent.config import Smoke, parse
 from pytorch_spawner.agent.course_files import decide
 from pytorch_spawner.agent.course_git import Refused
-from pytorch_spawner.agent.course_hold import Hold, free_name, named
+from pytorch_spawner.agent.course_hold import HELD, Hold, free_name, named
 from pytorch_spawner.agent.course_store import MISSING, OTHER
-from pytorch_spawner.agent.course_told import Record, read_notice, told
+from pytorch_spawner.agent.course_told import RECORD, Record, read_notice, told
 from pytorch_spawner.agent.report import fit
 from pytorch_spawner.core.journal import MAX_EVENT_BYTES, parse_report
 
@@ -329,15 +329,28 @@ def test_an_image_without_git_or_nbgitpuller_is_named(
 
 
 def test_a_git_that_hangs_is_ended(
-    publisher: Publisher, home: Path, monkeypatch: pytest.MonkeyPatch
+    publisher: Publisher, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(course_git, "DEADLINE_S", 0.5)
-    monkeypatch.setattr(course_git, "_PULL", "import time; time.sleep(60)")
-    began = time.monotonic()
+    pulling = tmp_path / "pulling"
+    hang = f"import pathlib, signal; pathlib.Path({str(pulling)!r}).touch(); signal.pause()"
+    monkeypatch.setattr(course_git, "_PULL", hang)
+    really = subprocess.Popen.communicate
+    deadlines: list[float] = []
+
+    def communicate(process: Any, *args: Any, timeout: float | None = None) -> Any:
+        if timeout is None or hang not in process.args:
+            return really(process, *args, timeout=timeout)
+        while not pulling.exists():
+            time.sleep(0.01)
+        deadlines.append(timeout)
+        raise subprocess.TimeoutExpired(process.args, timeout)
+
+    monkeypatch.setattr(subprocess.Popen, "communicate", communicate)
     with pytest.raises(Refused) as why:
         courses.sync(publisher.course(), home, print)
     assert why.value.code == "too-slow"
-    assert time.monotonic() - began < 5
+    assert deadlines == [course_git.DEADLINE_S]
+    assert not [line for line in processes_with("").values() if str(pulling) in line]
 
 
 def test_an_nbgitpuller_that_always_fails_does_not_keep_the_update_away(
@@ -596,11 +609,11 @@ def test_the_agent_syncs_first_goes_on_with_its_checks_and_stays_small(
               "orders_url": "", "smoke": None}  # fmt: skip
     env = container_env({"start": "s1", "gpus": [], "cache_dir": str(tmp_path), "course": course})
     process = agent(env)
-    assert service.wait_for(lambda s: s.is_done("warmup"), 20), service.events
+    assert service.wait_for(lambda s: s.is_done("warmup"), 120), service.events
     kinds = [(event["kind"], event["data"].get("phase")) for event in service.events]
     assert kinds[:3] == [("course", "begin"), ("course", "done"), ("check", "plan")]
     assert contents(Path(env["HOME"]) / FOLDER) == ONE
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while b"course-idle" not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -612,11 +625,36 @@ def test_the_agent_syncs_first_goes_on_with_its_checks_and_stays_small(
     publisher.publish(TWO)
     wanted = publisher.served[-1]
     assert service.wait_for(
-        lambda s: any(event["data"].get("served") == wanted for event in s.events), 20
+        lambda s: any(event["data"].get("served") == wanted for event in s.events), 120
     ), service.events[-1]
     assert contents(Path(env["HOME"]) / FOLDER) == TWO
     assert process.poll() is None
     assert {report["start"] for report in service.reports} == {"s1"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", "{}", '{"served": "x"}', '{"conflicts": {}}', '{"conflicts": 3}',
+     "[" * 200_000, "\x00"],
+    ids=lambda text: repr(text[:20]),
+)  # fmt: skip
+def test_a_record_that_is_none_is_an_empty_one(tmp_path: Path, text: str) -> None:
+    (tmp_path / RECORD).write_text(text)
+    assert Record.read(tmp_path) == Record()
+
+
+def test_a_record_that_is_a_pipe_or_endless_is_an_empty_one(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / RECORD)
+    assert Record.read(tmp_path) == Record()
+    (tmp_path / RECORD).unlink()
+    (tmp_path / RECORD).symlink_to("/dev/zero")
+    assert Record.read(tmp_path) == Record()
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{", "[" * 200_000], ids=lambda text: text[:9])
+def test_what_a_hold_does_not_name_holds_nothing(tmp_path: Path, text: str) -> None:
+    (tmp_path / HELD).write_text(text)
+    assert Hold(tmp_path).files == {}
 
 
 def test_what_is_remembered_survives_from_turn_to_turn() -> None:

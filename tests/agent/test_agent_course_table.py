@@ -342,18 +342,22 @@ def test_a_students_bytes_come_out_as_they_went_in(
     before, outside = look(root), contents(home / OUTSIDE)
     mine = row.mine and row.mine.replace(b"{home}", os.fsencode(home))
     assert before.get(row.path) == mine, "the row says what the student has"
-    began, refused, said = time.monotonic(), "", "Fine, and more than forty characters long."
+    refused, said = "", "Fine, and more than forty characters long."
+    began = time.monotonic()
     with as_somebody(row, home):
         try:
             synced = courses.sync(table.publisher.course(), home, print)
         except Refused as why:
             refused, said = why.code, str(why)
-    assert time.monotonic() - began < 10
+    took_s = time.monotonic() - began
     assert said.endswith(".")
     assert len(said) > 40
     monkeypatch.setenv("HOME", str(homes["alone"]))
+    began = time.monotonic()
     with as_somebody(row, homes["alone"]):
         error = pull_alone(table.publisher.bundle, homes["alone"] / FOLDER)
+    # Nothing is waited for; a busy machine keeps nbgitpuller alone up just the same.
+    assert took_s < max(10, 20 * (time.monotonic() - began))
     after = look(root)
     table.said[number] = (describe(homes["alone"], row, error), describe(home, row, refused))
 

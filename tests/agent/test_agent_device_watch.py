@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import pytest
+from agent_service import Service
 
 from pytorch_spawner.agent import course_idle, device_watch, gpus, launch, session, worker
 from pytorch_spawner.agent.config import Config, Gpu
@@ -47,14 +54,51 @@ def deny_only(monkeypatch: pytest.MonkeyPatch, node: Path) -> None:
 
 
 def test_each_change_is_noticed_once(node: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    device_watch.remember(is_denied=False)
+    device_watch.remember(is_denied=False, is_delivered=True)
     assert not device_watch.has_changed(os.environ)
     with monkeypatch.context() as lost:
         deny(lost)
         assert device_watch.has_changed(os.environ)
-        device_watch.remember(is_denied=True)
+        device_watch.remember(is_denied=True, is_delivered=True)
         assert not device_watch.has_changed(os.environ)
     assert device_watch.has_changed(os.environ)  # it came back
+    monkeypatch.delenv(device_watch.STATE_ENV)
+
+
+def test_what_the_service_may_have_heard_is_told_again_whatever_is_so_by_then(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device_watch.remember(is_denied=True, is_delivered=False)
+    assert device_watch.has_changed(os.environ), "the GPU is back, and the page may say it is lost"
+    deny(monkeypatch)
+    assert device_watch.has_changed(os.environ)
+    device_watch.remember(is_denied=True, is_delivered=True)
+    assert not device_watch.has_changed(os.environ)
+    monkeypatch.delenv(device_watch.STATE_ENV)
+
+
+def test_tries_that_fail_come_at_growing_distances_and_never_end(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device_watch.remember(is_denied=False, is_delivered=True)
+    pauses = [device_watch.pause_s(os.environ)]
+    for _ in range(6):
+        device_watch.remember(is_denied=True, is_delivered=False)
+        pauses.append(device_watch.pause_s(os.environ))
+    assert pauses == [20, 60, 120, 240, 300, 300, 300]
+    device_watch.remember(is_denied=True, is_delivered=True)
+    assert device_watch.pause_s(os.environ) == 20
+    monkeypatch.delenv(device_watch.STATE_ENV)
+
+
+@pytest.mark.parametrize("state", ["", "lost", "-1", "1.5", "fine\n", "inf", "fi\0ne"])
+def test_what_no_process_remembers_is_not_taken_over(
+    state: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(device_watch.STATE_ENV, "fine")
+    with pytest.raises(ValueError, match="no state"):
+        device_watch.take_over(state)
+    assert os.environ[device_watch.STATE_ENV] == "fine"
 
 
 def test_where_nobody_watches_nothing_is_noticed(
@@ -80,7 +124,7 @@ def test_only_a_server_with_a_real_gpu_keeps_a_process_for_it(
 ) -> None:
     if not is_there:
         node.unlink()
-    assert worker._watch_gpu(config, is_denied=True) is watched
+    assert worker._watch_gpu(config, is_denied=True, is_delivered=True) is watched
     assert os.environ.pop(device_watch.STATE_ENV, "") == ("denied" if watched else "")
 
 
@@ -109,15 +153,35 @@ def test_with_a_course_the_process_that_waits_for_publications_has_it_said_once(
     node: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = tmp_path / "told"
-    write = f"import sys; open({str(told)!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10))"
+    write = (
+        f"import sys; open({str(told)!r}, 'a').write(' '.join(sys.argv[1:]) + chr(10));"
+        "print('denied', end='')"
+    )
     monkeypatch.setattr(course_idle, "self_command", lambda **_: [sys.executable, "-c", write])
-    device_watch.remember(is_denied=False)
+    device_watch.remember(is_denied=False, is_delivered=True)
     course_idle.tell_of_gpu()
     assert not told.exists()
     deny_only(monkeypatch, node)
     course_idle.tell_of_gpu()
     course_idle.tell_of_gpu()
     assert told.read_text() == "--worker gpu-turn\n"
+    monkeypatch.delenv(device_watch.STATE_ENV)
+
+
+@pytest.mark.parametrize(
+    "program",
+    ["raise SystemExit(1)", "print('denied', end=''); raise SystemExit(1)", "pass", "print(b'x')"],
+    ids=["it fails", "it fails late", "it says nothing", "it says something else"],
+)
+def test_with_a_course_a_process_that_falls_over_has_told_nothing(
+    node: Path, monkeypatch: pytest.MonkeyPatch, program: str
+) -> None:
+    monkeypatch.setattr(course_idle, "self_command", lambda **_: [sys.executable, "-c", program])
+    device_watch.remember(is_denied=False, is_delivered=True)
+    deny_only(monkeypatch, node)
+    course_idle.tell_of_gpu()
+    assert device_watch.has_changed(os.environ)
+    assert device_watch.pause_s(os.environ) == device_watch.AGAIN_S
     monkeypatch.delenv(device_watch.STATE_ENV)
 
 
@@ -144,4 +208,145 @@ def test_a_check_that_falls_over_does_not_end_the_watch(monkeypatch: pytest.Monk
     monkeypatch.delenv(launch.URL_ENV, raising=False)
     with pytest.raises(Waits):
         worker._gpu_turn()
-    assert device_watch.os.environ[device_watch.STATE_ENV] == "fine", "so it is looked again"
+    assert device_watch.has_changed(os.environ), "so it is looked again"
+    assert device_watch.pause_s(os.environ) == device_watch.AGAIN_S, "and not at once"
+
+
+def test_where_no_thread_can_be_started_the_watch_goes_on(
+    node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Waits(Exception):
+        """In the place of the process that it becomes."""
+
+    def become_idle() -> None:
+        raise Waits
+
+    def full(thread: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", full)
+    monkeypatch.setattr(device_watch, "become_idle", become_idle)
+    monkeypatch.setenv(launch.CONFIG_ENV, '{"v": 1}')
+    monkeypatch.setenv(launch.URL_ENV, "http://127.0.0.1:1/")
+    monkeypatch.setenv(device_watch.STATE_ENV, "denied")
+    with pytest.raises(Waits):
+        worker._gpu_turn()
+    assert device_watch.has_changed(os.environ), "nothing was told"
+
+
+# The agent's program as it is, but for the device file, the driver, and how long it waits.
+PROGRAM = """
+import os, sys
+sys.path.insert(0, {root!r})
+from pytorch_spawner.agent import device_watch, launch
+
+device_watch.LOOK_S, device_watch.AGAIN_S, device_watch.LONGEST_S = 0.05, 1, 1
+device_watch.denied = lambda: ("/dev/nvidiactl",) if os.path.exists({lost!r}) else ()
+if sys.argv[2] == "course-idle":
+    from pytorch_spawner.agent import course_idle
+    course_idle.LOOK_S = 0.05
+elif sys.argv[2] == "gpu-turn":
+    from pytorch_spawner.agent import gpus, worker
+    worker._GPU_PATIENCE_S = 0.2
+    def probe():
+        with open({tries!r}, "a") as file:
+            file.write("x")
+        return gpus.Driver("580.1", (13, 0), ({uuid!r},), "", "", device_watch.denied())
+    gpus.probe = probe
+sys.exit(launch.main(sys.argv[1:]))
+"""
+
+
+class Watched:
+    """A container whose GPU can be lost, with the process that watches it."""
+
+    def __init__(self, folder: Path, service: Service, role: str) -> None:
+        self.lost, self._tries = folder / "lost", folder / "tries"
+        program = folder / "agent.py"
+        program.write_text(
+            PROGRAM.format(
+                root=str(Path(device_watch.__file__).parents[2]), lost=str(self.lost),
+                tries=str(self._tries), uuid=A,
+            )
+        )  # fmt: skip
+        config: dict[str, object] = {"start": "s1", "gpus": [{"uuid": A}], "share": "whole"}
+        if role == "course-idle":
+            names = ("name", "bundle", "notice", "branch", "folder")
+            config["course"] = {name: str(folder / "none") for name in names} | {"name": "cnn"}
+        env = {
+            "PATH": os.environ["PATH"],
+            launch.CONFIG_ENV: json.dumps(config),
+            launch.URL_ENV: f"{service.url}/events",
+            device_watch.STATE_ENV: "fine",
+            course_idle.STATE_ENV: course_idle.Seen().as_text(),
+        }
+        command = [sys.executable, "-I", str(program), "--worker", role]
+        self._process = subprocess.Popen(command, env=env, start_new_session=True)
+
+    def wait_for_tries(self, count: int) -> None:
+        """Wait until it has tried so often to say something."""
+        give_up_at = time.monotonic() + 60
+        while not self._tries.exists() or self._tries.stat().st_size < count:
+            assert self._process.poll() is None
+            assert time.monotonic() < give_up_at
+            time.sleep(0.02)
+
+    def end(self) -> None:
+        os.killpg(self._process.pid, 9)
+        self._process.wait()
+
+
+@pytest.fixture
+def away() -> Iterator[Service]:
+    """A service that nobody reaches yet."""
+    running = Service(is_away=True)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def watch(tmp_path: Path) -> Iterator[Callable[[Service, str], Watched]]:
+    begun: list[Watched] = []
+
+    def begin(service: Service, role: str) -> Watched:
+        begun.append(Watched(tmp_path, service, role))
+        return begun[-1]
+
+    yield begin
+    for one in begun:
+        one.end()
+
+
+def levels(service: Service) -> list[str]:
+    """What the driver's check said, without what it repeated."""
+    ends = [e["data"] for e in service.events if e["data"].get("phase") == "done"]
+    assert {end["code"] for end in ends} <= {"driver"}
+    return [level for level, _ in groupby(end["level"] for end in ends)]
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize("role", ["gpu-idle", "course-idle"])
+def test_a_gpu_lost_while_the_service_is_away_is_told_when_it_is_back(
+    away: Service, watch: Callable[[Service, str], Watched], role: str
+) -> None:
+    container = watch(away, role)
+    container.lost.touch()
+    container.wait_for_tries(3)
+    away.come_back()
+    assert away.wait_for(lambda s: levels(s) == ["fail"], 60), away.events
+    assert away.checks()["driver"]["facts"]["restart"] is True
+    container.lost.unlink()
+    assert away.wait_for(lambda s: levels(s) == ["fail", "ok"], 60), away.events
+
+
+def test_the_process_that_waits_for_a_lost_gpu_imports_next_to_nothing(pyz: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]);"
+        "import pytorch_spawner.agent.launch; before = set(sys.modules);"
+        "import pytorch_spawner.agent.device_watch; print(*sorted(set(sys.modules) - before))"
+    )
+    said = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(pyz)],
+        capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert set(said) <= {"errno", "pytorch_spawner.agent.device_watch"}

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import json
 import os
+import subprocess
 import sys
-import time
+import threading
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -112,7 +113,18 @@ def write_kernel(folder: Path, *argv: str) -> Path:
 
 @pytest.fixture
 def environ(tmp_path: Path) -> dict[str, str]:
-    return {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(tmp_path / "home")}
+    return {
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        "HOME": str(tmp_path / "home"),
+        "SHELL": write_shell(tmp_path / "shell"),
+    }
+
+
+def write_shell(at: Path, profile: str = "") -> str:
+    """A login shell that reads this profile and not the machine's."""
+    at.write_text(f'#!/bin/sh\n[ "$1" = -l ] || exit 9\n{profile}\nshift\nexec /bin/sh "$@"\n')
+    at.chmod(0o755)
+    return str(at)
 
 
 def kernel_level(environ: dict[str, str], prefix: Path) -> tuple[str, dict[str, Any]]:
@@ -139,6 +151,40 @@ def test_a_kernel_of_another_environment_is_a_note(tmp_path: Path, environ: dict
     venv.create(tmp_path / "other", symlinks=True)
     write_kernel(tmp_path / "share" / "jupyter", str(tmp_path / "other" / "bin" / "python3"))
     assert kernel_level(environ, tmp_path)[0] == "warn"
+
+
+def test_a_terminal_whose_profile_finds_another_python_is_a_note(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    venv.create(tmp_path / "other", symlinks=True)
+    write_shell(tmp_path / "shell", f"PATH={tmp_path}/other/bin:$PATH; echo Welcome to the lab!")
+    level, facts = kernel_level(environ, tmp_path)
+    assert (level, facts["terminal"]) == ("warn", f"{tmp_path}/other/bin/python3")
+
+
+@pytest.mark.parametrize(
+    "profile",
+    ["sleep 98765", "sleep 98765 & disown 2>/dev/null; sleep 98765", "exit 3", "kill -9 $$"],
+)
+def test_a_profile_that_hangs_or_ends_the_shell_ends_no_check(
+    tmp_path: Path, environ: dict[str, str], profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnose, "_SHELL_S", 0.2)
+    write_shell(tmp_path / "shell", profile)
+    assert kernel_level(environ, tmp_path)[0] == "ok"
+    assert not [one for one in processes() if "sleep 98765" in one]
+
+
+def processes() -> list[str]:
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    return listed.stdout.splitlines()
+
+
+def test_without_the_shell_it_is_the_python_on_the_path(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    environ["SHELL"] = str(tmp_path / "nothing")
+    assert kernel_level(environ, tmp_path)[0] == "ok"
 
 
 def test_a_kernel_whose_python_is_gone_fails(tmp_path: Path, environ: dict[str, str]) -> None:
@@ -201,14 +247,46 @@ def test_a_check_says_that_it_runs_then_what_it_found() -> None:
 
 
 def test_a_check_that_hangs_is_left_behind() -> None:
+    over = threading.Event()
+
     def hang() -> Outcome:
-        time.sleep(3)
+        over.wait()
         return outcome("ok", "")
 
     last = collect(hang, 0.1)[-1]
+    over.set()
     assert (last["level"], last["sentence"]) == (
         "fail", "This check did not answer within 0.1 s.",
     )  # fmt: skip
+
+
+def test_a_check_for_which_no_thread_can_be_started_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(thread: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", full)
+    last = collect(lambda: outcome("ok", ""))[-1]
+    assert last["phase"] == "done"
+    assert "may start no more processes" in last["sentence"]
+    assert last["facts"] == {"error": "can't start new thread"}
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device", "nested"])
+def test_a_kernel_description_that_is_no_such_file_is_passed_over_at_once(
+    tmp_path: Path, kind: str
+) -> None:
+    spec = tmp_path / "kernels" / "python3" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    if kind == "a pipe":
+        os.mkfifo(spec)
+    elif kind == "a device":
+        spec.symlink_to("/dev/zero")
+    else:
+        spec.write_text('{"argv": ' + "[" * 200_000)
+    found = diagnose.find_kernel({"JUPYTER_DATA_DIR": str(tmp_path)}, "/nowhere", "/bin/py")
+    assert found[0] != str(spec)
 
 
 def test_a_faulty_check_is_unknown_and_stops_nothing() -> None:

@@ -107,18 +107,28 @@ def test_data_arrives_from_workers_as_it_was_sent_and_the_alarm_is_as_before(tor
 
 
 def test_workers_that_hang_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers: list[tuple[float, ...]] = []
+
+    def ring() -> None:
+        signal.raise_signal(signal.SIGALRM)
+        pytest.fail("the alarm did not end what hangs")
+
     def hang(torch: Any) -> list[float]:
         try:
-            time.sleep(20)
+            ring()
         finally:
-            time.sleep(20)  # a clean-up that hangs too
+            ring()  # a clean-up that hangs too
         return []
 
-    monkeypatch.setattr(features, "_LOADER_S", -0.7)
+    def set_timer(which: int, *seconds: float) -> tuple[float, float]:
+        timers.append(seconds)
+        return 30.0, 0.0
+
+    # The alarm goes off when the test says so; what the timer was set to is what counts.
+    monkeypatch.setattr(features.signal, "setitimer", set_timer)
     monkeypatch.setattr(features, "_load", hang)
-    began = time.monotonic()
     found = features.data_loader(bench(Thing()))
-    assert time.monotonic() - began < 5
+    assert timers == [(features._LOADER_S + 1, 2.0), (30.0, 0.0)]
     assert (found.level, "do not answer" in found.sentence) == ("fail", True)
 
 
@@ -260,7 +270,7 @@ def peers(torch: Any, pyz: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
 
 
 def test_processes_really_add_up_numbers_together(peers: Callable[..., Any]) -> None:
-    told, ended = peers(2, "gloo", "cpu", 60)
+    told, ended = peers(2, "gloo", "cpu", 250)
     assert sorted(one["rank"] for one in told) == [0, 1]
     assert all(one["right"] and one["gigabytes_per_s"] > 0 for one in told)
     assert features.judge_peers(2, told, ended).level == "ok"
@@ -268,8 +278,11 @@ def test_processes_really_add_up_numbers_together(peers: Callable[..., Any]) -> 
 
 def test_processes_that_cannot_meet_fail_at_once(peers: Callable[..., Any]) -> None:
     began = time.monotonic()
-    told, ended = peers(2, "nosuch", "cpu", 60)
-    assert time.monotonic() - began < 30
+    told, ended = peers(2, "nosuch", "cpu", 250)
+    took_s, began = time.monotonic() - began, time.monotonic()
+    subprocess.run([sys.executable, "-c", "import torch.distributed"], check=True)
+    # A machine that is too slow for that takes its time to import torch as well.
+    assert took_s < max(30, 10 * (time.monotonic() - began))
     assert features.judge_peers(2, told, ended).level == "fail"
 
 

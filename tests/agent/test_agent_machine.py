@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,16 +32,24 @@ def test_where_nobody_can_say_nobody_waits(tmp_path: Path) -> None:
     assert not machine.is_busy(tmp_path)
 
 
-def test_others_come_first_until_there_is_a_core_to_spare() -> None:
+@pytest.fixture
+def quiet(clock: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Waits by the clock of the test."""
+    monkeypatch.setattr(machine, "time", clock)
+    return lambda *patience_s, busy: machine.wait_for_quiet(*patience_s, busy, clock.sleep)
+
+
+def test_others_come_first_until_there_is_a_core_to_spare(quiet: Any) -> None:
     left = iter([True, True, True, False])
-    slept: list[float] = []
-    machine.wait_for_quiet(busy=lambda: next(left), sleep=slept.append)
-    assert len(slept) == 3
+    assert quiet(machine.PATIENCE_S, busy=lambda: next(left)) == 3 * machine._LOOK_S
 
 
-def test_a_machine_that_never_rests_keeps_nobody_for_ever() -> None:
-    assert 0.2 <= machine.wait_for_quiet(0.2, busy=lambda: True, sleep=lambda _: None) < 1
+@pytest.mark.parametrize("patience_s", [0.2, 3.7, 20.0])
+def test_a_machine_that_never_rests_keeps_nobody_longer_than_its_patience(
+    quiet: Any, patience_s: float
+) -> None:
+    assert quiet(patience_s, busy=lambda: True) == pytest.approx(patience_s)
 
 
-def test_a_quiet_machine_is_not_waited_for() -> None:
-    assert machine.wait_for_quiet(busy=lambda: False) < 0.1
+def test_a_quiet_machine_is_not_waited_for(quiet: Any) -> None:
+    assert quiet(machine.PATIENCE_S, busy=lambda: False) == 0

@@ -209,3 +209,17 @@ def test_a_students_module_named_like_a_standard_one_does_not_stop_the_question(
     assert storage.ask_python(sys.executable) is not None
     monkeypatch.setenv("PYTHONPATH", str(home))
     assert storage.pip_user(sys.executable, str(home), {}).level in ("ok", "warn", "unknown")
+
+
+@pytest.mark.parametrize("kind", ["a pipe", "a device"])
+def test_settings_of_pip_that_are_no_file_are_passed_over_at_once(home: Path, kind: str) -> None:
+    conf = home / ".config" / "pip" / "pip.conf"
+    conf.parent.mkdir(parents=True)
+    if kind == "a pipe":
+        os.mkfifo(conf)
+    else:
+        conf.symlink_to("/dev/zero")
+    chosen = home / "chosen.conf"
+    chosen.write_text("[install]\nuser = yes\n")
+    said = storage.pip_settings({"PIP_CONFIG_FILE": str(chosen)}, str(home), "/nowhere")
+    assert said["user"] == "yes"

@@ -44,19 +44,19 @@ def test_when_compiling_does_not_work_every_target_is_skipped_with_the_reason() 
 
 
 @pytest.mark.parametrize(
-    ("source", "message"),
+    ("source", "deadline_s", "message"),
     [
-        ("import time; time.sleep(60)", "The warm-up was stopped after 1 s."),
-        ("import os; os._exit(5)", "The warm-up ended unexpectedly, with status 5."),
+        ("import signal; signal.pause()", 1, "The warm-up was stopped after 1 s."),
+        ("import os; os._exit(5)", 250, "The warm-up ended unexpectedly, with status 5."),
     ],
 )
 def test_a_warm_up_that_hangs_or_dies_is_ended_with_a_sentence(
     pyz: Path, fake_torch: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch,
-    source: str, message: str,
+    source: str, deadline_s: float, message: str,
 ) -> None:  # fmt: skip
     monkeypatch.setattr(sys, "argv", [str(pyz)])
     monkeypatch.setenv("PYTHONPATH", str(fake_torch(source)))
-    sent = warm(Config(warmup_models=("mlp",), warmup_deadline_s=1), Findings(FINE))
+    sent = warm(Config(warmup_models=("mlp",), warmup_deadline_s=deadline_s), Findings(FINE))
     assert [(kind, data.get("message")) for kind, data in sent[1:]] == [
         ("warmup", message), ("done", None),
     ]  # fmt: skip

@@ -8,15 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agent_service import MISSING, Service, processes_with
 
-from pytorch_spawner.agent import worker
+from pytorch_spawner.agent import session, worker
+from pytorch_spawner.agent.child import Ended
 from pytorch_spawner.agent.codes import CODES, TORCH_CODES
-from pytorch_spawner.agent.machine import PATIENCE_S
+from pytorch_spawner.agent.config import Config
+from pytorch_spawner.agent.gpus import Driver
+from pytorch_spawner.agent.session import Findings
 
 pytestmark = pytest.mark.programs
 
@@ -25,12 +29,9 @@ Start = Callable[[dict[str, str]], "subprocess.Popen[bytes]"]
 Fake = Callable[[str], Path]
 
 
-def checks_of(
-    service: Service, agent: Start, env: dict[str, str], timeout_s: float = 15
-) -> dict[str, dict[str, Any]]:
+def checks_of(service: Service, agent: Start, env: dict[str, str]) -> dict[str, dict[str, Any]]:
     agent(env)
-    timeout_s += PATIENCE_S  # on a machine that others keep busy, it lets them come first
-    assert service.wait_for(lambda s: s.is_done("warmup"), timeout_s), service.events
+    assert service.wait_for(lambda s: s.is_done("warmup"), 250), service.events
     return service.checks()
 
 
@@ -38,12 +39,32 @@ def config(tmp_path: Path, **more: Any) -> dict[str, Any]:
     return {"start": "s1", "gpus": [], "cache_dir": str(tmp_path), "shm_expected_mib": 1, **more}
 
 
+# The least that finds anything out and says so: what it needs of Python, and one report.
+BARE = """
+import json, os, shutil, ssl, subprocess, tempfile, threading, time, urllib.request
+request = urllib.request.Request(os.environ["PYTORCH_SPAWNER_EVENTS_URL"] + "?bare", method="GET")
+with urllib.request.urlopen(request, timeout=60):
+    print(time.time())
+"""
+
+
+def reports_at_once(env: dict[str, str]) -> Future[float]:
+    """Start a program that only reports; the Unix time when it was heard."""
+    command = [sys.executable, "-I", "-c", BARE]
+    pool = ThreadPoolExecutor(1)
+    heard = pool.submit(lambda: float(subprocess.check_output(command, env=env)))
+    pool.shutdown(wait=False)
+    return heard
+
+
 def test_everything_is_reported_in_order_and_a_missing_pytorch_is_named(
     service: Service, agent: Start, container_env: Env, fake_torch: Fake, tmp_path: Path
 ) -> None:
     env = container_env(config(tmp_path), PYTHONPATH=str(fake_torch(MISSING)))
     began = time.time()
+    bare = reports_at_once(env)
     checks = checks_of(service, agent, env)
+    compared_s = bare.result(100) - began
     plan = service.events[0]["data"]
     assert plan == {"code": "", "phase": "plan", "codes": list(CODES)}
     assert tuple(checks) == CODES
@@ -63,37 +84,54 @@ def test_everything_is_reported_in_order_and_a_missing_pytorch_is_named(
         "mlp/default", "cnn/default", "transformer/default",
     ]  # fmt: skip
     first = next(at for at, event in service.arrived if event["data"].get("phase") == "done")
-    assert first - began < 2
+    # Two seconds after the container's start; on a machine that is too slow or busy for that, not
+    # long after another program that begins at the same time and has nothing to find out.
+    assert first - began < max(2, 4 * compared_s), compared_s
     assert {report["start"] for report in service.reports} == {"s1"}
 
 
 def test_a_pytorch_that_hangs_is_stopped_and_the_rest_is_not_checked(
     service: Service, agent: Start, container_env: Env, fake_torch: Fake, tmp_path: Path
 ) -> None:
-    fake = fake_torch("import time; time.sleep(60)")
+    fake = fake_torch("import signal; signal.pause()")
     env = container_env(config(tmp_path, checks={"deadline_s": 1}), PYTHONPATH=str(fake))
     checks = checks_of(service, agent, env)
     assert checks["torch"]["level"] == "fail"
     assert checks["torch"]["sentence"] == "This check did not answer within 1 s."
-    assert 0.9 < checks["torch"]["seconds"] < 4
+    assert checks["torch"]["seconds"] > 0.9
     assert checks["compile"]["level"] == "unknown"
-    time.sleep(0.2)
     assert not [line for line in processes_with(str(tmp_path)).values() if "torch-checks" in line]
 
 
+@pytest.mark.parametrize("hanging", TORCH_CODES)
 def test_compiling_may_take_three_times_as_long_as_another_check(
-    service: Service, agent: Start, container_env: Env, fake_torch: Fake, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, hanging: str
 ) -> None:
-    # As much of torch as the checks before "compile" need on a CPU, or make fail.
-    fake = fake_torch(
-        "import time\n__version__ = '2'\n"
-        "class version: cuda = None\n"
-        "def __getattr__(name):\n    raise AttributeError(name) if name != 'compile' else Late()\n"
-        "class Late(BaseException):\n    def __init__(self): time.sleep(60)\n"
-    )
-    env = container_env(config(tmp_path, checks={"deadline_s": 0.5}), PYTHONPATH=str(fake))
-    checks = checks_of(service, agent, env)
-    assert checks["compile"]["sentence"] == "This check did not answer within 1.5 s."
+    asked: dict[str, float] = {}
+
+    def run(role: str, job: Any, receive: Any, *, idle_s: Callable[[], float]) -> Ended:
+        for code in TORCH_CODES:
+            receive("check", {"code": code, "phase": "running"})
+            asked[code] = idle_s()
+            if code == hanging:
+                return Ended(None, "")
+            receive("check", {"code": code, "phase": "done", "level": "ok"})
+        raise AssertionError
+
+    monkeypatch.setattr(session.child, "run", run)
+    findings, ends = Findings(), {}
+
+    def tell(kind: str, data: Any) -> None:
+        findings.note(data)
+        if data["phase"] == "done":
+            ends[data["code"]] = data
+
+    session._torch_checks(Config(check_deadline_s=0.5), Driver(), findings, tell)
+    wanted_s = {code: 1.5 if code == "compile" else 0.5 for code in TORCH_CODES}
+    assert asked == {code: wanted_s[code] for code in asked}
+    sentence = f"This check did not answer within {wanted_s[hanging]:g} s."
+    assert ends[hanging]["sentence"] == sentence
+    assert tuple(ends) == TORCH_CODES
 
 
 @pytest.mark.parametrize(
@@ -177,14 +215,17 @@ def test_a_configuration_that_is_no_json_still_gets_checks(
     assert checks["gpu-visible"]["level"] == "unknown"
 
 
-def test_costly_checks_wait_for_lab_but_not_for_ever(service: Service) -> None:
+def test_costly_checks_wait_for_lab_but_not_for_ever(
+    service: Service, clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "time", clock)
     env = {"JUPYTERHUB_SERVICE_URL": f"http://0.0.0.0:{service.port}/user/ana/",
            "JUPYTERHUB_SERVICE_PREFIX": "/user/ana/"}  # fmt: skip
     assert worker.wait_for_lab(env, 5)
     assert [path for _, path, _ in service.requests] == ["/user/ana/api"]
-    began = time.monotonic()
+    assert clock.now_s == 1000
     assert not worker.wait_for_lab({"JUPYTERHUB_SERVICE_URL": "http://0.0.0.0:1/"}, 0.5)
-    assert 0.2 < time.monotonic() - began < 2
+    assert 1000.3 <= clock.now_s <= 1000.5
 
 
 def test_the_log_replaces_the_last_one_and_never_follows_a_link(tmp_path: Path) -> None:
@@ -205,6 +246,53 @@ def test_the_log_replaces_the_last_one_and_never_follows_a_link(tmp_path: Path) 
     subprocess.run([sys.executable, "-c", code], env=env, check=True)
     assert victim.read_text() == "keep"
     assert (other / name).read_text().endswith(" new\n")
+
+
+def test_a_pipe_in_the_logs_place_is_not_waited_for(tmp_path: Path) -> None:
+    name = f"pytorch-spawner-agent-{os.getuid()}.log"
+    for folder in ("cache", "read", "tmp"):
+        (tmp_path / folder).mkdir()
+    os.mkfifo(tmp_path / "cache" / name)
+    os.mkfifo(tmp_path / "read" / name)
+    reader = os.open(tmp_path / "read" / name, os.O_RDONLY | os.O_NONBLOCK)
+    code = (
+        "import sys; from pytorch_spawner.agent.worker import open_log, log\n"
+        "open_log(sys.argv[1]); log('new')"
+    )
+    env = {**os.environ, "TMPDIR": str(tmp_path / "tmp"),
+           "PYTHONPATH": str(Path(__file__).parents[2])}  # fmt: skip
+    for folder in ("cache", "read"):
+        place = str(tmp_path / folder)
+        subprocess.run([sys.executable, "-c", code, place], env=env, check=True, timeout=100)
+        assert (tmp_path / "tmp" / name).read_text().endswith(" new\n")
+    os.close(reader)
+
+
+def test_where_no_process_can_be_started_the_checks_and_the_warm_up_end_with_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(session.child.subprocess, "Popen", full)
+    before = len([*Path("/proc/self/fd").iterdir()])
+    findings, sent = Findings(), []
+
+    def tell(kind: str, data: Any) -> None:
+        findings.note(data)
+        sent.append((kind, data))
+
+    session._torch_checks(Config(), Driver(), findings, tell)
+    assert tuple(data["code"] for _, data in sent) == TORCH_CODES
+    assert "may start no more processes" in sent[0][1]["sentence"]
+    assert "Resource temporarily unavailable" in sent[0][1]["facts"]["error"]
+    sent.clear()
+    fine = Findings({"torch": "ok", "compile": "ok"})
+    session.run_warmup(Config(warmup_models=("mlp",)), fine, tell)
+    assert [data.get("message") for _, data in sent[1:]] == [
+        "No process could be started: Resource temporarily unavailable.", None,
+    ]  # fmt: skip
+    assert len([*Path("/proc/self/fd").iterdir()]) == before
 
 
 def test_an_unknown_worker_is_refused(pyz: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 from pytorch_spawner.core import identity
@@ -37,6 +38,15 @@ def trusted_image(spawner: LabTraits) -> str:
     Never the one that the student chose: helpers run as root or beside every home.
     """
     return str(spawner.helper_image or next(iter(spawner.images.values()), spawner.image))
+
+
+def boots_at_once(spawner: LabTraits, lab: Lab) -> int:
+    """Most servers that boot at the same moment; 0 for no limit."""
+    if not lab.is_engine_local:  # nobody here knows how busy its cores are
+        return 0
+    if spawner.boots_at_once is None:
+        return os.cpu_count() or 1
+    return int(spawner.boots_at_once)
 
 
 def rules_of(spawner: LabTraits, lab: Lab) -> Rules:

@@ -15,23 +15,23 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 
-from pytorch_spawner.adapters import engine, engine_events, passwd
+from pytorch_spawner.adapters import engine, engine_events
 from pytorch_spawner.adapters.lanes import Lanes
 from pytorch_spawner.agent import bundle
 from pytorch_spawner.agent.machine import is_busy
-from pytorch_spawner.core import identity, plan
 from pytorch_spawner.core.catalog import Image
 from pytorch_spawner.core.courses import Course
+from pytorch_spawner.core.injection import Injection
 from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.request import Request
 from pytorch_spawner.dispatch import Dispatcher
-from pytorch_spawner.errors import IdentityConflict, LabError, LedgerUnavailable
+from pytorch_spawner.errors import LabError, LedgerUnavailable
 from pytorch_spawner.gpu_source import GpuSource
+from pytorch_spawner.homes import Homes
 from pytorch_spawner.ledger.store import Ledger, Start
-from pytorch_spawner.turns import Places, Turns
+from pytorch_spawner.turns import StartingPlaces
 
 T = TypeVar("T")
 log = logging.getLogger("pytorch_spawner")
@@ -79,11 +79,11 @@ class Lab:
         self._connecting = threading.Lock()  # protects _client
         self.queue = Dispatcher(self)
         self.gpus = GpuSource(self)
+        self.homes = Homes(self)
+        self.starting = StartingPlaces(is_busy)
         self._watched: dict[str, Callable[[], None]] = {}
         self._is_watching = False
-        self._places = Places()
-        self._turns = Turns(is_busy)
-        self._injection: tuple[float, plan.Injection] | None = None
+        self._injection: tuple[float, Injection] | None = None
         self._names: dict[str, tuple[str, str]] = {}
         self._agent = b""
         self._images: tuple[int, tuple[Image, ...]] | None = None
@@ -112,7 +112,7 @@ class Lab:
                 self._client = engine.connect(self._client_kwargs)
             return self._client
 
-    def injection(self) -> plan.Injection:
+    def injection(self) -> Injection:
         """How the engine puts GPUs into containers; blocking, asked again every 30 s."""
         now = time.monotonic()
         if self._injection is None or now - self._injection[0] > _INJECTION_S:
@@ -186,27 +186,6 @@ class Lab:
             task = asyncio.create_task(run(), name="prepull")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-
-    # -- how many start at once -----------------------------------------------------------------
-
-    async def take_starting_place(self, starter: object, at_once: int) -> None:
-        """Wait until a container may be started; until then the GPU waits.
-
-        JupyterHub's own limit refuses whoever comes too many, and counts those who only queue.
-
-        Args:
-            starter: Who starts.
-            at_once: Most containers being started at the same time; 0 for no limit.
-        """
-        if at_once:
-            await self._places.take(starter, at_once)
-        if self.is_engine_local:  # else nobody here knows how many cores there are
-            await self._turns.take(starter, os.cpu_count() or 1)
-
-    def leave_starting_place(self, starter: object) -> None:
-        """The container answers or failed; calling it again changes nothing."""
-        self._places.leave(starter)
-        self._turns.leave(starter)
 
     # -- the ledger -----------------------------------------------------------------------------
 
@@ -332,117 +311,6 @@ class Lab:
             return await self.call(lambda ledger: ledger.read_events(start.id, after_seq))
         except LabError:
             return ()
-
-    # -- people ---------------------------------------------------------------------------------
-
-    async def passwd_identity(self, username: str) -> identity.Identity | None:
-        """The uid of the user of that name on the hub's machine."""
-        said = await asyncio.to_thread(passwd.read_uid, username)
-        return identity.identity_from_mapping(said, "passwd", username)
-
-    async def identity_of(
-        self,
-        username: str,
-        said: identity.Identity | None,
-        uid_range: tuple[int, int],
-        home: engine.Place,
-        lane: str,
-    ) -> identity.Identity:
-        """A user's uid: an outside source's, the ledger's, else the one the user's home has.
-
-        The homes' labels matter when the ledger was lost or cannot be read: a uid that a home
-        belongs to is never given to somebody else.
-
-        Raises:
-            IdentityConflict: Two sources disagree, or there is no uid to be had.
-            LedgerUnavailable: It cannot be read, and no other source knows the user.
-        """
-        try:
-            known = await self.call(lambda ledger: ledger.known_identity(username))
-            if known is not None and said in (None, known):
-                return known
-        except LedgerUnavailable as error:
-            return said or await self._identity_of_home(home, uid_range, lane, error)
-        client = await self.in_lane(lane, lambda: self.client)
-        owners = await self.in_lane(lane, lambda: engine.volume_owners(client, self.hub))
-        if said is None and known is None and home.volume in owners:
-            said = identity.Identity(owners[home.volume], owners[home.volume], "home")
-        try:
-            return await self.call(
-                lambda ledger: ledger.identity(username, said, uid_range, set(owners.values()))
-            )
-        except LedgerUnavailable as error:  # it can be read, but not written
-            return said or known or await self._identity_of_home(home, uid_range, lane, error)
-
-    async def _identity_of_home(
-        self,
-        home: engine.Place,
-        uid_range: tuple[int, int],
-        lane: str,
-        error: LedgerUnavailable,
-    ) -> identity.Identity:
-        """Without a ledger: the home's own uid, or for a new home one from the range's far end."""
-        if not home.volume:
-            raise error  # a directory's owner is not known here
-        client = await self.in_lane(lane, lambda: self.client)
-        owners = await self.in_lane(lane, lambda: engine.volume_owners(client, self.hub))
-        uid = owners.get(home.volume)
-        if uid is None:
-            # The ledger gives from the near end, so that both meet only in a full range.
-            free = (one for one in range(uid_range[1], uid_range[0] - 1, -1))
-            taken = set(owners.values())
-            uid = next((one for one in free if one not in taken), None)
-        if uid is None:
-            raise IdentityConflict("All uids of the range are given out. Ask an admin for more.")
-        return identity.Identity(uid, uid, "home")
-
-    async def prepare(
-        self,
-        places: Sequence[engine.Place],
-        who: identity.Identity,
-        image: str,
-        lane: str,
-        *,
-        pull: Callable[[], Awaitable[None]],
-    ) -> bool:
-        """Make homes and caches that were not made before; returns whether there was any."""
-        # The first connection may wait for an engine that hangs: never on the event loop.
-        client = await self.in_lane(lane, lambda: self.client)
-        labels = {plan.LABEL + "hub": self.hub + "-helper"}
-
-        def missing() -> list[tuple[engine.Place, str]]:
-            found = []
-            for place in places:
-                born = (
-                    engine.volume_birth(client, place.volume, {plan.LABEL + "owner": str(who.uid)})
-                    if place.volume
-                    else "bind"
-                )
-                try:
-                    is_prepared = self.ledger().is_prepared(place.source, born, who.uid)
-                except LedgerUnavailable:
-                    is_prepared = False  # to prepare it again changes nothing
-                if not is_prepared:
-                    found.append((place, born))
-            return found
-
-        todo = await self.in_lane(lane, missing)
-        if not todo:
-            return False
-        await pull()
-        await self.in_lane(
-            lane,
-            lambda: engine.prepare_places(
-                client, image, [place for place, _ in todo], who.uid, who.gid, labels
-            ),
-        )
-        for place, born in todo:
-            mark = partial(Ledger.mark_prepared, place=place.source, born=born, uid=who.uid)
-            try:
-                await self.call(mark)
-            except LedgerUnavailable as error:
-                log.warning("that a home is prepared was not written down: %s", error)
-        return True
 
 
 _STOPPED: Final = "Your server is stopped."

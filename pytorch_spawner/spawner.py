@@ -10,9 +10,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
 from docker.errors import APIError, DockerException, NotFound
 from jupyterhub.utils import maybe_future
@@ -20,9 +20,10 @@ from requests.exceptions import RequestException
 from traitlets import default
 
 from pytorch_spawner.adapters import engine
-from pytorch_spawner.adapters.hub import StartRefused
+from pytorch_spawner.adapters.hub import StartRefused, is_asked_by_page
 from pytorch_spawner.core import identity, plan, request
-from pytorch_spawner.core.journal import Event
+from pytorch_spawner.core.injection import Injection
+from pytorch_spawner.core.slot_memory import MemoryLimit, memory_limit
 from pytorch_spawner.core.tickets import Wait, describe_place
 from pytorch_spawner.dispatch import Leased
 from pytorch_spawner.errors import (
@@ -36,11 +37,14 @@ from pytorch_spawner.errors import (
 from pytorch_spawner.failpoints import reach
 from pytorch_spawner.form import render_form
 from pytorch_spawner.ledger.store import Start
-from pytorch_spawner.rules import gpu_spec, rules_of, trusted_image
+from pytorch_spawner.progress import follow
+from pytorch_spawner.rules import boots_at_once, gpu_spec, rules_of, trusted_image
 from pytorch_spawner.teaching import TeachingSpawner
 from pytorch_spawner.warming import Warm
 
-_JOURNAL_POLL_S = 0.25
+# From asking the hub: it sends a person to the pending page after one second (1.0 in SpawnHandler,
+# jupyterhub/handlers/pages.py), which then has to be fetched and drawn.
+_PAGE_WITHIN_S: Final = 2.0
 
 
 class PyTorchSpawner(TeachingSpawner):
@@ -71,6 +75,7 @@ class PyTorchSpawner(TeachingSpawner):
     async def offer(self) -> request.Offer:
         """What this lab offers to this user now."""
         inventory = await self.lab.gpus.offered(gpu_spec(self))
+        courses = await self.course_choices()
         most = min(self.max_gpus, len([gpu for gpu in inventory.gpus if gpu.slots]))
         return request.Offer(
             images=self.image_names,
@@ -78,12 +83,12 @@ class PyTorchSpawner(TeachingSpawner):
             default_gpus=min(self.default_gpus, most),
             shares=request.shares_of(inventory),
             pools=inventory.pools,
-            courses=await self.course_choices(),
+            courses=courses,
             on_busy=self.on_busy,
             granted=await self._granted() if most else None,
             unfit=await self.unfit_images(inventory.gpus) if most else {},
             has_auto=bool(await self.known_images()),
-            defaults_to_course=not self.user.admin,
+            chosen=await self.chosen_courses(courses),
         )
 
     async def _granted(self) -> int | None:
@@ -112,7 +117,7 @@ class PyTorchSpawner(TeachingSpawner):
         self._is_up = self._was_asked_to_stop = self._has_exited_well = False
         self._prepull()
         async with self._failures_told():
-            if (options := await self.take_task()) is not None:
+            if (options := await self.take_task(wanted.course)) is not None:
                 wanted = self._request = request.parse(options, await self.offer())
             is_auto = wanted.image == request.AUTO
             wanted, instead = await self.settle_image(wanted)
@@ -126,14 +131,18 @@ class PyTorchSpawner(TeachingSpawner):
                 self._request = await self.fit_image(
                     wanted, leased.gpus, leased.lease.grant, is_auto=is_auto
                 )
-            await self.lab.take_starting_place(self, self.starts_at_once)
+            await self.lab.starting.take(
+                self, self.starts_at_once, boots_at_once(self, self.lab), self._tell_turn
+            )
 
     async def _begin(self, wanted: request.Request) -> None:
         groups = sorted(group.name for group in self.user.groups)
+        self._page_came = None
         try:
             self._start = await self.lab.begin_start(
                 self.user.name, self.name, wanted, groups, self.object_name
             )
+            self._page_came = asyncio.Event()
         except LedgerUnavailable as error:
             if wanted.gpus:
                 raise
@@ -170,6 +179,10 @@ class PyTorchSpawner(TeachingSpawner):
         if self._start is not None:
             await self.lab.note(self._start, "queue", describe_place(wait))
 
+    async def _tell_turn(self, ahead: int) -> None:
+        said = "1 server is" if ahead == 1 else f"{ahead} servers are"
+        await self._tell("turn", f"{said} starting before yours.", ahead=ahead)
+
     async def _tell_gpus(self, leased: Leased, waited_s: float) -> None:
         limit = await self._limit(leased)
         await self._tell(
@@ -183,21 +196,23 @@ class PyTorchSpawner(TeachingSpawner):
             gpus=leased.describe(),
         )
 
-    async def _limit(self, leased: Leased | None) -> plan.MemoryLimit:
+    async def _limit(self, leased: Leased | None) -> MemoryLimit:
         """How the memory of slots is limited; nothing to limit for whole GPUs."""
         if leased is None or all(gpu.slots == 1 for gpu in leased.gpus):
-            return plan.MemoryLimit()
+            return MemoryLimit()
         image = self._request.image if self._request else self.image
         try:
             found = await self.docker("inspect_image", image)
         except NotFound:  # it is pulled later
             found = {"Config": {}}
-        return plan.memory_limit(leased.gpus, plan.torch_of(found), self.mps_pipe_dir)
+        return memory_limit(leased.gpus, plan.torch_of(found), self.mps_pipe_dir)
 
     _leased: Leased | None = None
     # Whether Lab answered, and whether somebody wanted it to end: what tells a crash from a stop.
     _is_up: bool = False
     _was_asked_to_stop: bool = False
+    # Set once the pending page has read the journal of this start.
+    _page_came: asyncio.Event | None = None
 
     async def start(self) -> str:
         """Plan, create and start the container; return its URL once Lab answers.
@@ -207,9 +222,26 @@ class PyTorchSpawner(TeachingSpawner):
         """
         began = time.monotonic()
         try:
-            return await self._start_container(began)
+            url = await self._start_container(began)
         finally:
-            self.lab.leave_starting_place(self)
+            self.lab.starting.leave(self)
+        await self._let_page_come(began)
+        return url
+
+    async def _let_page_come(self, began: float) -> None:
+        """Wait until the pending page is there, where it has more to show than a moment's wait.
+
+        It is the way to the page with the checks, the warm-up and the course's notebooks. But a
+        server that is ready within a second of a person's asking has them sent straight into
+        JupyterLab by the hub, past both. Nobody waits who asked through the API.
+        """
+        came = self._page_came
+        has_more = self.warmup or (self._request is not None and bool(self._request.course))
+        if came is None or not has_more or not is_asked_by_page(self.handler):
+            return
+        left_s = max(0.0, began + _PAGE_WITHIN_S - time.monotonic())
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(came.wait(), left_s)
 
     async def _start_container(self, began: float) -> str:
         async with self._failures_told():
@@ -265,7 +297,7 @@ class PyTorchSpawner(TeachingSpawner):
         injection = (
             await self.lab.in_lane(self.object_name, self.lab.injection)
             if leased
-            else plan.Injection("none")
+            else Injection("none")
         )
         subject = plan.Subject(
             hub=self.hub_id,
@@ -320,8 +352,8 @@ class PyTorchSpawner(TeachingSpawner):
                 state.get(self.uid_auth_state_key), "auth_state", self.user.name
             )
         if said is None and self.uid_from_passwd:
-            said = await self.lab.passwd_identity(self.user.name)
-        return await self.lab.identity_of(
+            said = await self.lab.homes.passwd_identity(self.user.name)
+        return await self.lab.homes.identity_of(
             self.user.name, said, self.uid_range, self.home_place(), self.object_name
         )
 
@@ -329,7 +361,7 @@ class PyTorchSpawner(TeachingSpawner):
         """Make home and compile cache where they are missing; return what to mount where."""
         home, cache = self.home_place(), self.cache_place(warm)
         helper = trusted_image(self)
-        made = await self.lab.prepare(
+        made = await self.lab.homes.prepare(
             (home, cache), who, helper, self.object_name, pull=lambda: self.pull_image(helper)
         )
         if made:
@@ -382,7 +414,7 @@ class PyTorchSpawner(TeachingSpawner):
 
     async def _finish(self) -> None:
         reach("stop-begun")
-        self.lab.leave_starting_place(self)
+        self.lab.starting.leave(self)
         self.lab.unwatch(self.object_name)
         await self._call(engine.remove, self.object_name)
         reach("container-removed")
@@ -425,33 +457,13 @@ class PyTorchSpawner(TeachingSpawner):
         if self._start is not None:
             await self.lab.tell(self._start, stage, message, **facts)
 
-    async def progress(self) -> AsyncIterator[dict[str, Any]]:
-        """The journal as the hub's own progress events; ``lab`` holds our event for the pages.
+    def progress(self) -> AsyncIterator[dict[str, Any]]:
+        """The journal as the hub's own progress events; ``lab`` holds our event for the pages."""
+        return follow(self.lab, lambda: self._start, self._note_page)
 
-        Every viewer gets the whole journal from its first entry, so that a page reloaded half way
-        shows everything. Texts of a container are only in ``lab``, which pages insert as text.
-        """
-        seen, shown = 0, 5
-        told: Wait | None = None
-        while True:
-            if self._start is not None:
-                for entry in await self.lab.read_events(self._start, seen):
-                    seen = entry.seq
-                    shown = max(shown, _PROGRESS.get(str(entry.data.get("stage")), shown))
-                    yield {
-                        "progress": shown,
-                        "message": _told(entry),
-                        "lab": entry.as_json(),
-                    }
-                place = self.lab.queue.position(self._start.id)
-                if place is not None and place != told:
-                    yield {
-                        "progress": shown,
-                        "message": f"You are number {place.place} in the queue. {place.reason}",
-                        "lab": Event(0, time.time(), "queue", describe_place(place)).as_json(),
-                    }
-                told = place
-            await asyncio.sleep(_JOURNAL_POLL_S)
+    def _note_page(self, start: Start) -> None:
+        if self._page_came is not None and start is self._start:
+            self._page_came.set()
 
     def get_state(self) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state()
@@ -482,15 +494,6 @@ def _without_gpu_because(error: LabError, wanted: request.Request) -> str:
         # Nobody asked for a GPU; it is only what the lab gives to those who may have one.
         return f"This server runs without a GPU. {error.public_message}"
     return ""
-
-
-def _told(entry: Event) -> str:
-    """A line for the hub's own pages, which set it as text, never as HTML; "" says nothing."""
-    said = entry.data.get("message" if entry.kind == "start" else "sentence", "")
-    return str(said)[:300] if entry.kind in ("start", "check") else ""
-
-
-_PROGRESS = {"requested": 5, "gpu": 15, "home": 25, "image": 30, "container": 50, "lab": 95}
 
 
 async def _apply_user_options(spawner: PyTorchSpawner, options: Mapping[str, Any]) -> None:

@@ -7,11 +7,11 @@ published next instead of what students have.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from pytorch_spawner.adapters import engine, warm_engine
+from pytorch_spawner.adapters import engine, home_engine, warm_engine
 from pytorch_spawner.core import course_data, courses, identity, request
 from pytorch_spawner.core.courses import Course
 from pytorch_spawner.errors import HomeUnusable, LabError, NotGranted
@@ -68,8 +68,26 @@ class TeachingSpawner(WarmingSpawner):
             for one in mine
         }
 
-    async def take_task(self) -> Mapping[str, Any] | None:
+    async def chosen_courses(self, names: Iterable[str]) -> frozenset[str]:
+        """Those of some courses that this person's starts were for before; none for an admin.
+
+        Anybody who manages courses may name anybody in a manifest. Whom it names has a copy only
+        once a start of theirs asked for the course.
+        """
+        if self.user.admin or not (asked := tuple(names)):
+            return frozenset()
+        hub, who = self.lab.hub, self.user.name
+        try:
+            return await self.lab.call(lambda ledger: ledger.copies_of(hub, who, asked))
+        except LabError as error:
+            self.log.warning("%s: its courses are not known: %s", self._log_name, error)
+            return frozenset()
+
+    async def take_task(self, wanted: str) -> Mapping[str, Any] | None:
         """Find out whether this start is one of the lab's own: a build, a smoke test, a try.
+
+        Args:
+            wanted: Name of the course that the start is for; "" for none.
 
         Returns:
             The options of its start, whatever the start said; None for everybody else's.
@@ -89,7 +107,7 @@ class TeachingSpawner(WarmingSpawner):
             return {"course": self._tried.name, "on_busy": "queue"}
         if self.name.startswith(courses.TRY):
             known = await self._all_courses()
-            self._tried = courses.tried_course(known, self.user.name, self.name)
+            self._tried = courses.tried_course(known, self.user.name, self.name, wanted)
             if self._tried is not None:
                 self._name_throw_away()
                 return {**self._said_without_course(), "course": self._tried.name}
@@ -164,14 +182,16 @@ class TeachingSpawner(WarmingSpawner):
         server = identity.server_slug(self.user.name, self.name)
         self._throw_away = f"{self.hub_id}-try-{server}"
 
-    def home_place(self) -> engine.Place:
+    def home_place(self) -> home_engine.Place:
         """The home; a throw-away server's own is empty."""
-        return engine.Place(volume=self._throw_away) if self._throw_away else super().home_place()
+        return (
+            home_engine.Place(volume=self._throw_away) if self._throw_away else super().home_place()
+        )
 
-    def cache_place(self, warm: Warm) -> engine.Place:
+    def cache_place(self, warm: Warm) -> home_engine.Place:
         """The private compile cache, which is thrown away with the home."""
         if self._throw_away:
-            return engine.Place(volume=f"{self._throw_away}--cache")
+            return home_engine.Place(volume=f"{self._throw_away}--cache")
         return super().cache_place(warm)
 
     async def clear_throw_away(self) -> None:

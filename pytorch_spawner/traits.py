@@ -273,12 +273,26 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
         config=True,
         help="""
         Most containers being started at the same time; further ones wait with their GPU. Default:
-        50. 0: no limit of this kind; where the engine runs on the hub's machine, no more servers
-        boot at the same moment than it has cores to spare, each for 1.5 s at most. It takes the
-        place of ``JupyterHub.concurrent_spawn_limit``, which counts those who queue for a GPU too
-        and refuses whoever comes after.
+        50. 0: no limit of this kind; ``boots_at_once`` is another. It takes the place of
+        ``JupyterHub.concurrent_spawn_limit``, which counts those who queue for a GPU too and
+        refuses whoever comes after.
 
         Example: ``c.PyTorchSpawner.starts_at_once = 20``
+        """,
+    )
+
+    boots_at_once = Integer(
+        None,
+        min=0,
+        allow_none=True,
+        config=True,
+        help="""
+        Most servers that boot at the same moment, in the order in which they came. ``None``
+        (default): as many as the hub's machine has cores. 0: no limit, all boot at once. One more
+        begins whenever a core is free, and nobody is waited for longer than 1.5 s. It counts only
+        where the engine runs on the hub's machine; elsewhere nobody is held up.
+
+        Example: ``c.PyTorchSpawner.boots_at_once = 4``
         """,
     )
 
@@ -516,8 +530,9 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
         "auto",
         config=True,
         help="""
-        Whether a start asks for image and GPU first. ``"auto"`` (default): only where there is more
-        than one image or pool, or more than one GPU per server.
+        Whether a start asks for image, GPU and course first. ``"auto"`` (default): only where there
+        is more than one image, pool or course, more than one GPU per server, or a course that the
+        person never chose. With ``"never"`` a course is chosen by its link.
 
         Example: ``c.PyTorchSpawner.ask_options = "always"``
         """,

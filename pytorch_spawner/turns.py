@@ -4,21 +4,103 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from typing import Final
 
 # A boot that takes longer is not waited for: the machine is at work for others, or it is no boot
 # of ours, and standing in line would only give this lab a smaller share of the cores.
 _HOLD_S: Final = 1.5
 _LOOK_S: Final = 0.5
+# Whoever waits is told how many are before them, and again at most this often. Each time is an
+# entry of a journal, so whoever is far back is told less often: every 5 s behind 50 others.
+_TELL_S: Final = 1.0
+_TELL_S_PER_AHEAD: Final = 0.1
+
+
+class StartingPlaces:
+    """The two things that a start may have to wait for once it has its GPU: a place, and a turn.
+
+    A place is one of ``starts_at_once``, held until the container answers. A turn is a core of the
+    engine's machine, for as long as it takes to boot.
+
+    Args:
+        is_busy: Whether the machine has no core to spare.
+    """
+
+    def __init__(self, is_busy: Callable[[], bool]) -> None:
+        self._places = Places()
+        self._turns = Turns(is_busy)
+
+    async def take(
+        self,
+        starter: object,
+        at_once: int,
+        boots_at_once: int,
+        on_wait: Callable[[int], Awaitable[None]],
+    ) -> None:
+        """Wait until a container may be started; until then the GPU waits.
+
+        JupyterHub's own limit refuses whoever comes too many, and counts those who only queue.
+        Whoever is cancelled meanwhile holds nothing.
+
+        Args:
+            starter: Who starts.
+            at_once: Most containers being started at the same time; 0 for no limit.
+            boots_at_once: Most that boot at the same time; 0 for no limit.
+            on_wait: Called with how many are starting before this one (>= 1), after a second of
+                waiting and whenever that has changed, at most once a second.
+        """
+        taking = asyncio.ensure_future(self._take(starter, at_once, boots_at_once))
+        told = 0
+        try:
+            while not taking.done():
+                await asyncio.wait({taking}, timeout=max(_TELL_S, told * _TELL_S_PER_AHEAD))
+                ahead = self.ahead(starter)
+                if ahead not in (0, told):
+                    told = ahead
+                    await on_wait(ahead)
+            taking.result()
+        except BaseException:
+            taking.cancel()
+            self.leave(starter)
+            raise
+
+    async def _take(self, starter: object, at_once: int, boots_at_once: int) -> None:
+        if at_once:
+            await self._places.take(starter, at_once)
+        if boots_at_once:
+            await self._turns.take(starter, boots_at_once)
+
+    def ahead(self, starter: object) -> int:
+        """How many are starting before one that waits; 0 for one that does not wait."""
+        return self._places.ahead(starter) or self._turns.ahead(starter)
+
+    def leave(self, starter: object) -> None:
+        """The container answers, or the start is over; calling it again changes nothing."""
+        self._places.leave(starter)
+        self._turns.leave(starter)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Waiter:
+    holder: object
+    at_once: int
+    given: asyncio.Future[None]
 
 
 class Places:
-    """So many at once; whoever has a place keeps it until it is given back."""
+    """So many at once; whoever has a place keeps it until it is given back.
+
+    It belongs to the event loop in which it is used. What is left of a loop that has ended is
+    forgotten: nobody there will ever give anything back.
+    """
 
     def __init__(self) -> None:
-        self._holders: set[int] = set()
-        self._waiting: deque[tuple[int, int, asyncio.Future[None]]] = deque()
+        # By identity, and the holders themselves: an id alone could be somebody else's by now.
+        self._holders: dict[int, object] = {}
+        self._waiting: deque[_Waiter] = deque()
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def take(self, holder: object, at_once: int) -> None:
         """Wait for a place.
@@ -26,43 +108,71 @@ class Places:
         Args:
             holder: Who takes it; one that has a place has it already.
             at_once: How many there are, >= 1.
+
+        Raises:
+            CancelledError: It was cancelled, or left while it waited; it has no place then.
         """
+        loop = self._enter()
         if id(holder) in self._holders:
             return
-        mine = asyncio.get_running_loop().create_future()
-        entry = (id(holder), at_once, mine)
-        self._waiting.append(entry)
+        waiter = _Waiter(holder, at_once, loop.create_future())
+        self._waiting.append(waiter)
         self._look()
         try:
-            await mine
+            await waiter.given
         except asyncio.CancelledError:
-            if mine.done() and not mine.cancelled():
+            if not waiter.given.cancelled():
                 self.leave(holder)  # it was given just now
-            elif entry in self._waiting:
-                self._waiting.remove(entry)
+            elif waiter in self._waiting:
+                self._waiting.remove(waiter)
                 self._look()  # the next may ask for more room than this one did
             raise
 
     def leave(self, holder: object) -> None:
-        """Give a place back; doing it again changes nothing."""
-        self._holders.discard(id(holder))
+        """Give a place back, or leave the line; doing it again changes nothing."""
+        self._enter()
+        for waiter in self._waiting:
+            if waiter.holder is holder:
+                waiter.given.cancel()
+        self._let_go(holder)
+
+    def ahead(self, holder: object) -> int:
+        """How many have a place or are before this one in the line; 0 for one that is not in it."""
+        for before, waiter in enumerate(self._waiting, len(self._holders)):
+            if waiter.holder is holder:
+                return before
+        return 0
+
+    def _enter(self) -> asyncio.AbstractEventLoop:
+        loop = asyncio.get_running_loop()
+        if loop is not self._loop:
+            self._forget()
+            self._loop = loop
+        return loop
+
+    def _let_go(self, holder: object) -> None:
+        self._holders.pop(id(holder), None)
         self._look()
+
+    def _forget(self) -> None:
+        self._holders.clear()
+        self._waiting.clear()
 
     def _may_go(self, at_once: int) -> bool:
         return len(self._holders) < at_once
 
     def _look(self) -> None:
         while self._waiting:
-            holder, at_once, future = self._waiting[0]
-            if not future.cancelled() and not self._may_go(at_once):
+            waiter = self._waiting[0]
+            if not waiter.given.cancelled() and not self._may_go(waiter.at_once):
                 return
             self._waiting.popleft()
-            if not future.cancelled():
-                self._holders.add(holder)
-                future.set_result(None)
-                self._gave(holder)
+            if not waiter.given.cancelled():
+                self._holders[id(waiter.holder)] = waiter.holder
+                waiter.given.set_result(None)
+                self._gave(waiter.holder)
 
-    def _gave(self, holder: int) -> None:
+    def _gave(self, holder: object) -> None:
         """A place was given."""
 
 
@@ -82,6 +192,7 @@ class Turns(Places):
         self._is_busy = is_busy
         self._has_spare = False
         self._timer: asyncio.TimerHandle | None = None
+        self._ends: dict[int, asyncio.TimerHandle] = {}
 
     def _may_go(self, at_once: int) -> bool:
         if super()._may_go(at_once):
@@ -90,15 +201,25 @@ class Turns(Places):
         has_spare, self._has_spare = self._has_spare, False
         return has_spare
 
-    def _gave(self, holder: int) -> None:
+    def _gave(self, holder: object) -> None:
         loop = asyncio.get_running_loop()
-        loop.call_later(_HOLD_S, self._let_go, holder)
+        self._ends[id(holder)] = loop.call_later(_HOLD_S, self._let_go, holder)
         if self._timer is None:
             self._timer = loop.call_later(_LOOK_S, self._look_again)
 
-    def _let_go(self, holder: int) -> None:
-        self._holders.discard(holder)
-        self._look()
+    def _let_go(self, holder: object) -> None:
+        # Else it would end the next turn of the same holder before its time.
+        if (end := self._ends.pop(id(holder), None)) is not None:
+            end.cancel()
+        super()._let_go(holder)
+
+    def _forget(self) -> None:
+        super()._forget()
+        for timer in (self._timer, *self._ends.values()):
+            if timer is not None:
+                timer.cancel()
+        self._timer = None
+        self._ends.clear()
 
     def _look_again(self) -> None:
         self._timer = None

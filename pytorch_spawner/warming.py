@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from docker.errors import NotFound
 
-from pytorch_spawner.adapters import engine, warm_engine
+from pytorch_spawner.adapters import home_engine, warm_engine
 from pytorch_spawner.container import escaped
 from pytorch_spawner.core import identity, plan, suites, warmcache
 from pytorch_spawner.core.gpus import Gpu
@@ -219,7 +219,7 @@ class WarmingSpawner(GatedSpawner):
             found = await self.docker("inspect_image", self.image)
         return str(found["Id"])
 
-    def cache_place(self, warm: Warm) -> engine.Place:
+    def cache_place(self, warm: Warm) -> home_engine.Place:
         """The private compile cache: one of each user, and one more for each course of theirs.
 
         Of their own, so that what one course compiled is never read in another.
@@ -227,21 +227,21 @@ class WarmingSpawner(GatedSpawner):
         if self._build is not None:
             volumes = warmcache.volumes_of(self.lab.hub, self._build.id)
             is_check = self._build.state == "checking"
-            return engine.Place(volume=volumes.check if is_check else volumes.cache)
+            return home_engine.Place(volume=volumes.check if is_check else volumes.cache)
         name = f"{self.hub_id}-cache-{identity.slug(self.user.name)}"
         scope = warm.cache.scope if warm.cache else ""
         # Two hyphens stand in no slug, so no user's name makes another's volume.
-        return engine.Place(volume=f"{name}--{identity.slug(scope)}" if scope else name)
+        return home_engine.Place(volume=f"{name}--{identity.slug(scope)}" if scope else name)
 
-    def home_place(self) -> engine.Place:
+    def home_place(self) -> home_engine.Place:
         """The home; a build gets an empty one of its own, for a suite's code may write there."""
         if self._build is not None:
             homes = warmcache.volumes_of(self.lab.hub, self._build.id).homes
-            return engine.Place(volume=homes[self._build.state == "checking"])
+            return home_engine.Place(volume=homes[self._build.state == "checking"])
         owner = identity.slug(self.user.name)
         if self.home_root:
-            return engine.Place(root=self.home_root, name=owner)
-        return engine.Place(volume=f"{self.hub_id}-home-{owner}")
+            return home_engine.Place(root=self.home_root, name=owner)
+        return home_engine.Place(volume=f"{self.hub_id}-home-{owner}")
 
     # -- the container of a build ---------------------------------------------------------------
 

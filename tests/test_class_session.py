@@ -18,9 +18,11 @@ from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
 from pytorch_spawner.core.grants import Grant, GrantBook
 from pytorch_spawner.core.scheduling import schedule
 from pytorch_spawner.core.tickets import Decisions, Policy, Wait
-from pytorch_spawner.dispatch import Dispatcher, Rules, plan_seats, seats_now
+from pytorch_spawner.dispatch import Dispatcher, Rules
 from pytorch_spawner.errors import NoGpuAvailable
 from pytorch_spawner.ledger.store import Ledger, QueueState, Start
+from pytorch_spawner.queue_pass import plan_seats, seats_now
+from tests.clocked import Clock, ledger_at
 
 HUB = "lab"
 # 09:00 in Berlin, a week after summer time has ended.
@@ -32,25 +34,16 @@ ALL = Policy(class_seats_share=1.0)
 T = TypeVar("T")
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.time = NINE - 3600
-
-    def __call__(self) -> float:
-        return self.time
-
-
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(NINE - 3600)
 
 
 @pytest.fixture
 def ledger(tmp_path: Path, clock: Clock) -> Iterator[Ledger]:
-    opened = Ledger.open(f"sqlite:///{tmp_path / 'ledger.sqlite'}", clock)
-    opened.write_grants(HUB, [Grant("all", share="slot")], "root")
-    yield opened
-    opened.close()
+    with ledger_at(tmp_path, clock) as opened:
+        opened.write_grants(HUB, [Grant("all", share="slot")], "root")
+        yield opened
 
 
 def meet(ledger: Ledger, seats: int | None, weekly_until: str | None = None) -> None:

@@ -341,6 +341,10 @@ class Service(threading.Thread):
             known[step] = Step(step, "running")
             ledger.note_course("lab", name, steps=tuple(known.values()))
             time.sleep(0.04)
+            if step == "smoke" and self._last == "given up":
+                known[step] = Step(step, "warned", "Given up at 08:45.", 2.5, is_given_up=True)
+                known["warm"] = Step("warm", "skipped")
+                break
             if step == "smoke" and self._last != "done":
                 known[step] = Step(step, "failed", "week1.ipynb raised \x1b[31mValueError.", 2.5)
                 known["warm"] = Step("warm", "skipped", "A step before it failed.")
@@ -386,6 +390,17 @@ def test_a_preload_that_fails_says_where_and_why(run: Run, added: str, url: str)
     assert "pytorch-spawner: smoke: week1.ipynb raised ?[31mValueError." in text
     assert "\x1b" not in text
     assert "warm: skipped A step before it failed." in text
+
+
+def test_a_preload_that_ends_for_the_class_is_no_success_though_students_keep_what_they_have(
+    run: Run, added: str, url: str, ledger: Ledger
+) -> None:
+    ledger.publish_course("lab", added, ("b" * 40, "c" * 40), "bo")
+    Service(url, "given up")
+    status, text = run("preload", added)
+    assert status == 1
+    assert "Students have bbbbbbbb and keep it; aaaaaaaa was fetched, but smoke test" in text
+    assert "Given up at 08:45." in text
 
 
 def test_with_json_only_the_result_is_on_the_standard_output(

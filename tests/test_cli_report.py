@@ -83,6 +83,8 @@ def test_as_data_it_says_the_same_and_no_more(run: Run, ledger: Ledger) -> None:
     assert said["failure"]["message"] == "The container ended."
     assert [(one["code"], one["level"]) for one in said["checks"]] == [("shm", "ok")]
     assert (said["gpus"], said["warmup"], said["course"]) == (None, None, None)
+    # The command reads the ledger: what the notebooks hold only the service knows.
+    assert (said["compile_log"], said["memory"]) == ([], None)
     assert SECRET not in text
 
 

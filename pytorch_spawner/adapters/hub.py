@@ -1,9 +1,11 @@
-"""JupyterHub's ways of saying no, for the versions we support (5.3 to 6)."""
+"""JupyterHub's ways of saying no, and of being asked, for the versions we support (5.3 to 6)."""
 
 from __future__ import annotations
 
 import html
 from typing import Any
+
+from jupyterhub.handlers.pages import SpawnHandler
 
 from pytorch_spawner.errors import LabError
 
@@ -58,3 +60,12 @@ class StartRefused(SpawnException):  # type: ignore[misc]
             html_message=f"<p>{sentence}</p>{tail}",
             status_code=_STATUS.get(error.code, 500),
         )
+
+
+def is_asked_by_page(handler: Any) -> bool:
+    """Whether a person who looks at the hub's pages asked for a start, and not a program.
+
+    Args:
+        handler: Of the request; None where there is none.
+    """
+    return isinstance(handler, SpawnHandler)

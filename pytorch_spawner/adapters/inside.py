@@ -5,10 +5,11 @@ It translates and decides nothing: what comes back is a container's word, to be 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
-from docker.errors import APIError, NotFound
+from docker.errors import APIError, DockerException, NotFound
 
 from pytorch_spawner.adapters.engine import translated
 from pytorch_spawner.core.plan import AGENT_PATH, LABEL
@@ -62,10 +63,11 @@ def ask_agent(
                 found[0]["Id"], [*_COMMAND, *arguments], stdout=True, stderr=False
             )["Id"]
             said = bytearray()
-            for count, chunk in enumerate(client.exec_start(job, stream=True)):
-                said += chunk
-                if len(said) > _MAX_BYTES or count > _MAX_CHUNKS:
-                    raise NoAnswer("The server says more about its processes than can be true.")
+            with _closing(client.exec_start(job, stream=True)) as stream:
+                for count, chunk in enumerate(stream):
+                    said += chunk
+                    if len(said) > _MAX_BYTES or count > _MAX_CHUNKS:
+                        raise NoAnswer("The server says more about its processes than can be true.")
             status = client.exec_inspect(job).get("ExitCode")
         except NotFound as error:
             raise NotRunning("This server does not run (any more).") from error
@@ -78,6 +80,17 @@ def ask_agent(
     if status == 0:
         return bytes(said).decode("utf-8", "replace")
     raise NoAnswer(_why(status), detail=f"exit status {status}")
+
+
+@contextmanager
+def _closing(stream: Any) -> Iterator[Any]:
+    """Hang up however it ends: a program that goes on talking ends then, and the socket is free."""
+    try:
+        yield stream
+    finally:
+        # Gone already, or over SSH, where docker-py cannot hang up (7.1, types/daemon.py).
+        with suppress(OSError, DockerException, AttributeError):
+            stream.close()
 
 
 def _why(status: int | None) -> str:

@@ -21,7 +21,7 @@ from docker.types import LogConfig
 from pytorch_spawner.adapters import nvml_facts
 from pytorch_spawner.adapters.engine import put_files, remove, tail_of, translated
 from pytorch_spawner.core.gpus import Inventory, inventory_of
-from pytorch_spawner.core.plan import Injection
+from pytorch_spawner.core.injection import Injection
 from pytorch_spawner.errors import EngineUnavailable, LabError
 
 log = logging.getLogger(__name__)

@@ -126,10 +126,13 @@ def _over(asked: Course, now: Course, task: str, *, as_json: bool) -> int:
         why = "It was stopped, or could not be given out; the lab service's log says why."
     else:
         failed = [one for one in now.steps if one.state == "failed"]
-        is_fine = not failed and not any(one.state in _UNDER_WAY for one in now.steps)
+        is_given_up = bool(words.not_done(now))
+        is_fine = not is_given_up and not any(one.state in _UNDER_WAY for one in now.steps)
+        is_fine = is_fine and not failed
         is_fine = is_fine and bool(now.steps) and now.preloaded_at != asked.preloaded_at
         text = f"{now.name}: {words.verdict(now)[1]}"
         why = f"{failed[0].name}: {failed[0].message}" if failed else "It was stopped."
+        why = words.verdict(now)[1] if is_given_up else why
     if as_json:
         print(json.dumps({"ok": is_fine, **_facts(now)}, indent=1))
     elif is_fine:

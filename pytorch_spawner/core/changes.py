@@ -53,7 +53,11 @@ def say_change(what: str, subject: str, before: Any, after: Any) -> str:
 def _say_server(what: str, server: str, after: Any) -> str:
     said = after if isinstance(after, Mapping) else {}
     if what == "kernel":
-        return f"Shut down the kernel of {said.get('notebook', '')} in the server {server}."
+        kernel = f"the kernel of {said.get('notebook', '')} in the server {server}"
+        if said.get("is") == "failed":
+            # An answer that came too late may have been a yes.
+            return f"It is not known that {kernel} was shut down: {said.get('message', '')}"
+        return f"Asked to shut down {kernel}."
     why = said.get("message", "")
     return f"Stopped the server {server}" + (f', saying "{why}".' if why else ".")
 

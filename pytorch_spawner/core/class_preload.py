@@ -6,11 +6,11 @@ GPU at its beginning, so whatever is not done in time ends before the seats are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from pytorch_spawner.core.course_manifest import Manifest
-from pytorch_spawner.core.courses import Course
+from pytorch_spawner.core.courses import Course, Step
 from pytorch_spawner.core.timetable import Session, local, sessions_of, zone_of
 
 # So long before a class meets its course is preloaded again, unless that was done lately: the
@@ -43,16 +43,17 @@ def is_due(course: Course, now: float) -> bool:
     """Whether a course is to be preloaded for a class that meets soon.
 
     What students have stays: a new commit of the source waits for its publication. So a course that
-    nobody published yet is left alone, for its first preload publishes.
+    nobody published yet is left alone, for its first preload publishes. What somebody stopped stays
+    so until the class has begun that it was for, whether it waited or was under way.
 
     Args:
         course: Any.
         now: Unix time in seconds.
     """
-    if not course.served or course.task or now - (course.preloaded_at or 0.0) < LATELY_S:
+    if not course.served or course.task:
         return False
     meets = _next(course.manifest, now)
-    if meets is None:
+    if meets is None or _is_seen_to(course, meets, now):
         return False
     return CLEAR_S + SHORTEST_S <= meets.starts_at - now <= BEFORE_CLASS_S
 
@@ -79,9 +80,31 @@ def ends_by(manifest: Manifest, asked_at: float) -> End | None:
         at,
         f"Given up at {local(at, zone):%H:%M}: the class begins at "
         f"{local(meets.starts_at, zone):%H:%M %Z}, and no GPU is held for a preload by then. "
-        "Students keep what they have. Preload it again after the class, or earlier before the "
-        "next one.",
+        "Preload it again after the class, or earlier before the next one.",
     )
+
+
+def given_up(step: Step, *, is_served: bool) -> Step:
+    """A step that was ended because the class begins.
+
+    Args:
+        step: As it was then, with why it ended.
+        is_served: Students had the course before this preload began, and keep it.
+
+    Returns:
+        A warning where students have all that they need: what they had, or a course that only
+        misses its warm cache. Else it failed: what nobody tried is not ready.
+    """
+    is_harmless = is_served or step.name == "warm"
+    return replace(step, state="warned" if is_harmless else "failed", is_given_up=True)
+
+
+def _is_seen_to(course: Course, meets: Session, now: float) -> bool:
+    """Whether a course was preloaded lately, or somebody stopped that for the session."""
+    if course.stopped_at is None:
+        return now - (course.preloaded_at or 0.0) < LATELY_S
+    was_next = _next(course.manifest, course.stopped_at)
+    return was_next == meets and meets.starts_at - course.stopped_at < LATELY_S
 
 
 def _next(manifest: Manifest, now: float) -> Session | None:

@@ -101,6 +101,23 @@ def _matters(before: Any, after: Any) -> bool:
     return any(before.get(key) != after.get(key) for key in _PRELOADED)
 
 
+def not_done(course: Course) -> tuple[str, ...]:
+    """What the last preload should have done before the class began, and did not.
+
+    A warm cache alone is not worth a word: without one a course works as well.
+
+    Returns:
+        The steps as people know them; none where it was not given up.
+    """
+    began = next((n for n, one in enumerate(course.steps) if one.is_given_up), None)
+    if began is None or course.steps[began].name == "warm":
+        return ()
+    missing = [one.name for one in course.steps[began:]]
+    if course.manifest.warmup is None and "warm" in missing:
+        missing.remove("warm")
+    return tuple(_LABELS[name].lower() for name in missing)
+
+
 def verdict(course: Course, *, stale: bool | None = None) -> tuple[str, str]:
     """The answer to "is my course ready?".
 
@@ -114,6 +131,8 @@ def verdict(course: Course, *, stale: bool | None = None) -> tuple[str, str]:
     if course.task:
         return "wait", _doing(course)
     has = f"Students have {short(course.commit)}"
+    if missing := not_done(course):
+        return _given_up(course, missing)
     if failed := next((step for step in course.steps if step.state == "failed"), None):
         first = f"{has}, but" if course.served else "Not ready:"
         said = f"{first} the last preload failed at {_LABELS[failed.name].lower()}."
@@ -127,6 +146,17 @@ def verdict(course: Course, *, stale: bool | None = None) -> tuple[str, str]:
     if has_news(course):
         return "warn", f"{has}; {short(course.candidate)} is preloaded and waits to be published."
     return "ok", f"Ready: students have {short(course.commit)}."
+
+
+def _given_up(course: Course, missing: Sequence[str]) -> tuple[str, str]:
+    """The verdict on a course whose last preload was ended because the class began."""
+    why = next(one.message for one in course.steps if one.is_given_up)
+    what = " and ".join(filter(None, (", ".join(missing[:-1]), missing[-1])))
+    left = f"{what} {'was' if len(missing) == 1 else 'were'} not done in the last preload. {why}"
+    if not course.served:
+        return "bad", f"Not ready: students have nothing yet, and {left}"
+    news = f" {short(course.candidate)} was fetched, but" if has_news(course) else ""
+    return "warn", f"Students have {short(course.commit)} and keep it;{news} {left}"
 
 
 def _doing(course: Course) -> str:

@@ -36,6 +36,7 @@ class Step:
         message: One sentence.
         seconds: How long it took, or takes until now.
         notes: Findings, a sentence each; at most 50.
+        is_given_up: It was ended because the class begins; nothing is known to be wrong.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Step:
     message: str = ""
     seconds: float | None = None
     notes: tuple[str, ...] = ()
+    is_given_up: bool = False
 
     def as_json(self) -> dict[str, Any]:
         """For the ledger and the API."""
@@ -70,6 +72,8 @@ class Course:
         is_running: The service works at the task.
         steps: Of the latest preload; empty before the first.
         preloaded_at: When the latest preload ended; None before.
+        stopped_at: When somebody stopped the latest preload that was asked for, Unix time in
+            seconds; None where nobody did.
         candidate: What was fetched last: the source's commit, 40 hex digits; "" before.
         candidate_served: The publication that was made of it, not yet given to students.
         candidate_says: First line of that commit's message.
@@ -91,6 +95,7 @@ class Course:
     is_running: bool = False
     steps: tuple[Step, ...] = ()
     preloaded_at: float | None = None
+    stopped_at: float | None = None
     candidate: str = ""
     candidate_served: str = ""
     candidate_says: str = ""
@@ -180,13 +185,23 @@ def try_name(course: str) -> str:
     return f"{TRY}{course}"
 
 
-def tried_course(courses: Iterable[Course], username: str, servername: str) -> Course | None:
+def tried_course(
+    courses: Iterable[Course], username: str, servername: str, wanted: str
+) -> Course | None:
     """The course that a server is a throw-away look at; None for a real server.
 
-    Only whoever looks after a course has such a server; anybody else's of that name is real.
+    Only whoever looks after a course has such a server, and only where the start is for it: a
+    manifest may name anybody as staff. Any other server of that name is real.
+
+    Args:
+        courses: Every course.
+        username: Whose server.
+        servername: Its name.
+        wanted: Name of the course that the start is for; "" for none.
     """
     for one in courses:
-        if servername == try_name(one.name) and is_staff(one.manifest, username):
+        is_look = servername == try_name(one.name) and wanted == one.name
+        if is_look and is_staff(one.manifest, username):
             return one
     return None
 

@@ -82,7 +82,7 @@ def masked(value: Any, longest: int = 200) -> str:
         return ""
     if len(value) > _LONGEST:
         # Not in the middle of a word: half a secret looks like none.
-        value = value[:_LONGEST].rsplit(None, 1)[0]
+        value = "".join(value[:_LONGEST].rsplit(None, 1)[:1])
     # First what hides a secret from the patterns, then the secret, and only then the last cut.
     text = plain(value, _LONGEST + 1)
     for pattern, put in _SECRETS:

@@ -16,16 +16,16 @@ from typing import Any, Final
 
 from pytorch_spawner.core.gpus import Gpu, GpuUuid
 from pytorch_spawner.core.identity import Identity
+from pytorch_spawner.core.injection import Injection, device_requests
 from pytorch_spawner.core.placement import Holding
 from pytorch_spawner.core.request import Request
-from pytorch_spawner.errors import NoGpuInjection
+from pytorch_spawner.core.slot_memory import ALLOC_CONF, MemoryLimit
 
 LABEL: Final = "org.pytorch-spawner."
 AGENT_PATH: Final = "/opt/pytorch-spawner/agent.pyz"
 CA_PATH: Final = "/opt/pytorch-spawner/ca.pem"
 CACHE_DIR: Final = "/var/cache/pytorch-spawner"
 TORCH_LABEL: Final = "org.pytorch-spawner.image.torch"
-_ALLOC_CONF: Final = "PYTORCH_CUDA_ALLOC_CONF"
 _SLOT: Final = re.compile(r"([0-9]{1,2})/([1-9][0-9]?)")
 # Every variable by which a common client finds its CA bundle. Sources: the documentation of pip
 # (--cert), requests, curl, git-config (http.sslCAInfo), OpenSSL and Node's tls module.
@@ -37,33 +37,6 @@ _CA_VARIABLES: Final = (
     "GIT_SSL_CAINFO",
     "NODE_EXTRA_CA_CERTS",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Injection:
-    """How this engine puts GPUs into containers, as it was found out by asking it.
-
-    Attributes:
-        kind: "cdi", "nvidia" (the toolkit's runtime) or "none".
-        devices: CDI names that the engine lists; empty where it does not tell (before Engine 28).
-        reason: Why there is no way; "" when there is one.
-        has_runtime: The toolkit's runtime is there too, for GPUs that no CDI specification names.
-    """
-
-    kind: str
-    devices: frozenset[str] = frozenset()
-    reason: str = ""
-    has_runtime: bool = False
-
-    def for_gpus(self, gpus: tuple[Gpu, ...]) -> Injection:
-        """The way for these GPUs: CDI where it lists them all, else the runtime if there is one.
-
-        Older toolkits name devices by index only, and other vendors' devices are listed too.
-        """
-        names = {gpu.qualified_cdi_name for gpu in gpus}
-        if self.kind == "cdi" and self.has_runtime and not names <= self.devices:
-            return Injection("nvidia", has_runtime=True)
-        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,72 +124,6 @@ class ContainerPlan:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class MemoryLimit:
-    """How the memory of a slot is limited.
-
-    Attributes:
-        kind: "hard" (CUDA MPS refuses what is beyond it), "soft" (PyTorch's allocator does, unless
-            the student switches it off), "none" (nothing does), or "" for whole GPUs.
-        environment: Variables that put it in force.
-        mounts: Path on the engine's host -> path in the container.
-    """
-
-    kind: str = ""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    mounts: Mapping[str, str] = field(default_factory=dict)
-
-
-MPS_PIPE_DIR: Final = "/var/run/pytorch-spawner/mps"
-# The first PyTorch whose allocator reads its share of the memory from the environment; older ones
-# refuse an option that they do not know, and with it every CUDA call (pytorch PR #161035).
-_FRACTION_SINCE: Final = (2, 10)
-# A process's CUDA context, which PyTorch does not count: 514 to 710 MiB on an H200 (docs:
-# measurements), less on smaller GPUs.
-_CONTEXT_MIB: Final = 768
-
-
-def memory_limit(
-    gpus: Sequence[Gpu], torch: tuple[int, int] | None, mps_pipe_dir: str
-) -> MemoryLimit:
-    """Choose how slots are limited to their budget.
-
-    Args:
-        gpus: What the lease holds, in the order in which CUDA numbers them in the container.
-        torch: (major, minor) of the image's PyTorch; None where unknown.
-        mps_pipe_dir: Pipe directory of the host's MPS daemon; "" where it runs none.
-    """
-    slots = [gpu for gpu in gpus if gpu.slots > 1]
-    if not slots:
-        return MemoryLimit()
-    environment: dict[str, str] = {}
-    mounts: dict[str, str] = {}
-    kind = "none"
-    if torch is not None and torch >= _FRACTION_SINCE:
-        fraction = min(map(_fraction, slots))
-        environment[_ALLOC_CONF] = f"per_process_memory_fraction:{fraction:.4f}"
-        kind = "soft"
-    budgets = [gpu.slot_memory_mib for gpu in gpus]
-    if mps_pipe_dir and None not in budgets:
-        # NVIDIA's MPS documentation, CUDA_MPS_PINNED_DEVICE_MEM_LIMIT: "0=1G,1=512MB", by the
-        # device's number as the client sees it.
-        environment["CUDA_MPS_PIPE_DIRECTORY"] = MPS_PIPE_DIR
-        environment["CUDA_MPS_PINNED_DEVICE_MEM_LIMIT"] = ",".join(
-            f"{place}={budget}M" for place, budget in enumerate(budgets)
-        )
-        mounts[mps_pipe_dir] = MPS_PIPE_DIR
-        kind = "hard"
-    return MemoryLimit(kind, environment, mounts)
-
-
-def _fraction(gpu: Gpu) -> float:
-    """PyTorch's share of a GPU: the slot's budget without what CUDA needs beside PyTorch."""
-    slot, total = gpu.slot_memory_mib, gpu.memory_mib
-    if slot is None or not total:
-        return 0.9 / gpu.slots
-    return (slot - min(_CONTEXT_MIB, slot // 8)) / total
-
-
 def torch_of(image: Mapping[str, Any]) -> tuple[int, int] | None:
     """The PyTorch of an image, by our recipes' label or the official images' PYTORCH_VERSION.
 
@@ -234,9 +141,9 @@ def torch_of(image: Mapping[str, Any]) -> tuple[int, int] | None:
 def lay_over(environment: Mapping[str, Any], ours: Mapping[str, str]) -> dict[str, Any]:
     """Our variables over the others; the allocator's options of both are kept, ours last."""
     merged = {**environment, **ours}
-    theirs = environment.get(_ALLOC_CONF)
-    if theirs and ours.get(_ALLOC_CONF):
-        merged[_ALLOC_CONF] = f"{theirs},{ours[_ALLOC_CONF]}"
+    theirs = environment.get(ALLOC_CONF)
+    if theirs and ours.get(ALLOC_CONF):
+        merged[ALLOC_CONF] = f"{theirs},{ours[ALLOC_CONF]}"
     return merged
 
 
@@ -326,7 +233,7 @@ def build(
             **_mounts({**site.volumes, **site.memory_limit.mounts}, "rw"),
             **_mounts(site.read_only, "ro"),
         },
-        device_requests=_device_requests(gpus, injection),
+        device_requests=device_requests(gpus, injection),
         host_config={
             "cap_drop": ["ALL"],
             "security_opt": ["no-new-privileges:true"],
@@ -361,28 +268,6 @@ def digest(plan: ContainerPlan) -> str:
         key: value for key, value in said["environment"].items() if "PYTORCH_SPAWNER" not in key
     }
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _device_requests(gpus: tuple[Gpu, ...], injection: Injection) -> tuple[Mapping[str, Any], ...]:
-    if not gpus:
-        return ()
-    if injection.kind == "cdi":
-        names = [gpu.qualified_cdi_name for gpu in gpus]
-        if injection.devices and (missing := sorted(set(names) - injection.devices)):
-            raise NoGpuInjection(
-                "The engine does not know this GPU as a CDI device. Ask an admin to regenerate the "
-                "CDI specification (nvidia-ctk cdi generate).",
-                detail=f"missing {missing}",
-            )
-        return ({"driver": "cdi", "device_ids": names},)
-    if injection.kind == "nvidia":
-        uuids: list[str] = [gpu.uuid for gpu in gpus]
-        return ({"driver": "nvidia", "device_ids": uuids, "capabilities": [["gpu"]]},)
-    raise NoGpuInjection(
-        injection.reason
-        or "The engine has no way to put a GPU into a container. Ask an admin to install the "
-        "NVIDIA container toolkit or a CDI specification.",
-    )
 
 
 def _environment(

@@ -1,12 +1,12 @@
 """The report of one start for the helpdesk: plain text, without secrets, of bounded length.
 
 One implementation for the page's "Copy report", the API and the command line. It says what the
-journal says; what that does not say is "unknown".
+journal says, and what somebody saw the notebooks hold; what neither says is "unknown".
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any, Final
 
@@ -18,9 +18,12 @@ from pytorch_spawner.core.tickets import Place, describe_place
 MAX_BYTES: Final = 32 * 1024
 # Bytes of each part; with what says that a part was cut they stay below ``MAX_BYTES``.
 _HEAD: Final = 6 * 1024
-_CHECKS: Final = 9 * 1024
-_WARMUP: Final = 4 * 1024
-_COURSE: Final = 4 * 1024
+_CHECKS: Final = 8 * 1024
+_WARMUP: Final = 3 * 1024
+_COMPILED: Final = 3 * 1024
+_COURSE: Final = 3 * 1024
+# One start has one of both: memory while it runs, a log when it failed.
+_MEMORY: Final = 8 * 1024
 _LOG: Final = 8 * 1024
 _DOING: Final = {
     "gpu": "It chooses a GPU",
@@ -31,18 +34,21 @@ _DOING: Final = {
 }
 
 
-def report_of(start: Start, events: Iterable[Event], now: float) -> str:
+def report_of(
+    start: Start, events: Iterable[Event], now: float, memory: Mapping[str, Any] | None = None
+) -> str:
     """Say what became of a start.
 
     Args:
         start: The start.
         events: Its journal, in order, hostile; see ``with_place``.
         now: When the report is made, Unix time in seconds.
+        memory: What the notebooks were last seen to hold, see ``gather``.
 
     Returns:
         At most ``MAX_BYTES`` of UTF-8, lines ended by a line feed; no other control characters.
     """
-    return say(gather(start, events, now))
+    return say(gather(start, events, now, memory))
 
 
 def with_place(
@@ -68,8 +74,10 @@ def say(facts: Facts) -> str:
         _within(_HEAD, [*_who(facts), "", *_verdict_lines(facts), "", *_gpus(facts), *_way(facts)]),
         _within(_CHECKS, _checks(facts)),
         _within(_WARMUP, _warmup(facts)),
+        _last_within(_COMPILED, "The end of the compile log:", facts["compile_log"]),
         _within(_COURSE, _course(facts)),
-        _last_within(_LOG, [f"  {line}" for line in log]) if log else [],
+        _within(_MEMORY, _memory(facts)),
+        _last_within(_LOG, "Last lines of the container's log:", log),
     )
     return "\n\n".join("\n".join(part) for part in parts if part) + "\n"
 
@@ -299,6 +307,24 @@ def _course(facts: Facts) -> list[str]:
     return [*lines, *(f"  kept      {path}" for path in course["kept"])]
 
 
+def _memory(facts: Facts) -> list[str]:
+    memory = facts["memory"]
+    if memory is None:
+        return []
+    lines = [f"Memory, looked at {_moment(memory['at'])}: {memory['sentence']}".rstrip()]
+    if memory["trouble"] and memory["trouble"] not in memory["sentence"]:
+        lines.append(f"  {memory['trouble']}")
+    for one in memory["holders"]:
+        gpu = f"GPU {_gib(one['gpu_mib'], 'unknown')}" if memory["gpus"] else ""
+        idle = "" if one["idle_s"] is None else f" for {_seconds(one['idle_s'])}"
+        state = f"{one['state'] or 'state unknown'}{idle}"
+        pid = "" if one["pid"] is None else f"process {one['pid']:.0f}"
+        does = state if one["kind"] == "kernel" else ", ".join(filter(None, (one["kind"], pid)))
+        said = (gpu, f"memory {_gib(one['memory_mib'], 'unknown')}", does)
+        lines.append(f"  {one['path'] or one['notebook']}: {', '.join(filter(None, said))}")
+    return lines
+
+
 # -- words and bounds -----------------------------------------------------------------------------
 
 
@@ -342,6 +368,9 @@ def _within(limit: int, lines: Sequence[str]) -> list[str]:
     return kept
 
 
-def _last_within(limit: int, lines: Sequence[str]) -> list[str]:
-    """The last lines that fit: why something ended stands at the end."""
-    return ["Last lines of the container's log:", *_within(limit, lines[::-1])[::-1]]
+def _last_within(limit: int, title: str, lines: Sequence[str]) -> list[str]:
+    """The last lines that fit, below a title: why something ended stands at the end."""
+    if not lines:
+        return []
+    shown = [f"  {line}" for line in lines]
+    return [title, *_within(limit, shown[::-1])[::-1]]

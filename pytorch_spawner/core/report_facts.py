@@ -30,6 +30,10 @@ _TARGETS: Final = 32
 _RESETS: Final = 20
 _LOG_LINES: Final = 60
 _LOG_LINE: Final = 500
+_HOLDERS: Final = 40
+_ENTRY_LINES: Final = 20
+_COMPILE_LINES: Final = 60
+_COMPILE_LINE: Final = 300
 _SECONDS: Final = 1e7
 # The last second of the year 9999.
 _LAST: Final = 253_402_300_799.0
@@ -73,17 +77,21 @@ class Start(Protocol):
         """How it ended; "" while it lasts."""
 
 
-def gather(start: Start, events: Iterable[Event], now: float) -> Facts:
+def gather(
+    start: Start, events: Iterable[Event], now: float, memory: Mapping[str, Any] | None = None
+) -> Facts:
     """Fold a journal.
 
     Args:
         start: Whose start it is, and what was asked for.
         events: Its journal, in order; hostile. Number 0 of kind "queue" is the present place.
         now: When the report is made, Unix time in seconds.
+        memory: What the notebooks were last seen to hold, as the API says it; hostile. None where
+            nobody looked lately, or the reader may not know.
 
     Returns:
         A JSON object. ``gpus``, ``queue``, ``warmup``, ``course`` and ``failure`` are None where
-        the journal has no word of them.
+        the journal has no word of them, ``memory`` where there is none of this start.
     """
     facts = _begin(start, now)
     for event in events:
@@ -95,12 +103,14 @@ def gather(start: Start, events: Iterable[Event], now: float) -> Facts:
         # A start that the reconcile ended has no last word of the hub in its journal.
         facts["end"] = facts["outcome"] if facts["outcome"] in ENDS else "stopped"
     # Only now: of two thousand events most were replaced by later ones.
+    facts["compile_log"] = _compile_log(facts["checks"].get("compile"), facts["warmup"])
     checks = [_check_of(data) for data in facts["checks"].values()]
     facts["checks"] = sorted(checks, key=lambda check: LEVELS.index(check["level"]))
     if facts["warmup"] is not None:
         facts["warmup"] = _warmup_of(facts["warmup"])
     if facts["course"] is not None:
         facts["course"] = _course_of(facts["course"])
+    facts["memory"] = None if facts["end"] else _memory_of(memory, facts["began_at"])
     for name in ("last_at", "warmup_coming"):
         del facts[name]
     return facts
@@ -278,7 +288,7 @@ def _take_target(targets: Facts, target: Mapping[str, Any], phase: Any) -> None:
     if not isinstance(name, str) or not name or (len(targets) >= _TARGETS and name not in targets):
         return
     known = targets.get(name, {})
-    kept = {key: target.get(key) or known.get(key) for key in ("model", "mode")}
+    kept = {key: target.get(key) or known.get(key) for key in ("model", "mode", "log")}
     phases = ("planned", "running", "done", "failed", "skipped")
     targets[name] = {**target, **kept, "phase": phase if phase in phases else "running"}
 
@@ -301,6 +311,60 @@ def _warmup_of(warmup: Facts) -> Facts:
                 "message": masked(target.get("message"), _SENTENCE),
             }
             for name, target in warmup["targets"].items()
+        ],
+    }
+
+
+def _compile_log(check: Any, warmup: Facts | None) -> list[str]:
+    """What was said of what was compiled, the end of it: what failed comes last."""
+    entries: list[tuple[bool, list[str]]] = []
+    told = check.get("facts") if isinstance(check, Mapping) else None
+    if isinstance(told, Mapping):
+        why = _list(told.get("reasons")) or _list(told.get("graph_breaks"))
+        texts = [*why, told.get("error") or told.get("printed")]
+        entries.append((check.get("level") == "fail", _entry("The check", texts)))
+    for name, target in (warmup["targets"] if warmup else {}).items():
+        log = target["log"]
+        if isinstance(log, Mapping):
+            texts = [*_list(log.get("reasons")), *_list(log.get("lines")), log.get("error")]
+            model, mode = masked(target["model"]) or masked(name), masked(target["mode"])
+            title = f"{model} {mode}".rstrip()
+            phase = target["phase"]
+            entries.append((phase == "failed", _entry(f"{title} ({phase})", texts)))
+    entries.sort(key=lambda one: one[0])
+    lines = [line for _, said in entries for line in said]
+    return [masked(line, _COMPILE_LINE) for line in lines[-_COMPILE_LINES:]]
+
+
+def _entry(title: str, texts: Iterable[Any]) -> list[str]:
+    """A title and the last lines of some texts; nothing where they say nothing."""
+    known = [text for text in texts if isinstance(text, str)]
+    lines = [line for text in known for line in text.splitlines() if line.strip()]
+    return [f"{title}:", *(f"  {line}" for line in lines[-_ENTRY_LINES:])] if lines else []
+
+
+def _memory_of(said: Mapping[str, Any] | None, began_at: float | None) -> Facts | None:
+    at = None if said is None else number(said.get("at"), 0, _LAST)
+    if said is None or at is None or at < (began_at or 0):
+        return None
+    return {
+        "at": at,
+        "sentence": masked(said.get("sentence"), _SENTENCE),
+        "trouble": masked(said.get("trouble"), _SENTENCE),
+        "gpus": len(_list(said.get("gpus"))),
+        "holders": [
+            {
+                "notebook": masked(one.get("notebook")),
+                "path": masked(one.get("path"), 300),
+                "kind": masked(one.get("kind"), 20) or "kernel",
+                "state": masked(one.get("state"), 20),
+                "idle_s": number(one.get("idle_s"), 0, 1e9),
+                "pid": number(one.get("pid"), 1, 1e10),
+                "memory_mib": number(one.get("memory_mib"), 0, 1e8),
+                "gpu_mib": number(one.get("gpu_mib"), 0, 1e8),
+            }
+            for one in [*_list(said.get("kernels")), *_list(said.get("others"))][:_HOLDERS]
+            if isinstance(one, Mapping)
         ],
     }
 

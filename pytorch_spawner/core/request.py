@@ -52,8 +52,9 @@ class Offer:
         default_gpus: What a start gets that does not say.
         shares: Values of ``share`` this lab has devices for: "whole", "slot", "mig:<profile>".
         pools: Names of the pools; empty means that naming a pool is refused.
-        courses: The courses the user belongs to, by name. Somebody who belongs to one alone gets
-            it when a start does not say, where ``defaults_to_course``.
+        courses: The courses the user belongs to, by name.
+        chosen: Those of them that starts of the user's were for before. A start that does not say
+            gets the only one; a course whose manifest merely names the user is nobody's choice.
         on_busy: What a start does that finds every GPU in use and does not say: see ``ON_BUSY``.
         granted: Most GPUs that any of the user's grants gives; None where that is not known. For
             the form: the scheduler has the last word, and better sentences.
@@ -71,7 +72,7 @@ class Offer:
     granted: int | None = None
     unfit: Mapping[str, str] = field(default_factory=dict)
     has_auto: bool = False
-    defaults_to_course: bool = True
+    chosen: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +152,9 @@ def parse(options: Mapping[str, Any], offer: Offer) -> Request:
     said = {key: _single(key, value) for key, value in options.items()}
     is_asked = any(said.get(key) not in (None, "") for key in ("gpus", "share", "pool"))
     course = _parse_choice("course", said.get("course"), tuple(offer.courses))
-    if "course" not in said and len(offer.courses) == 1 and offer.defaults_to_course:
-        course = next(iter(offer.courses))
+    usual = offer.chosen.intersection(offer.courses)
+    if "course" not in said and len(usual) == 1:
+        (course,) = usual
     chosen = offer.courses.get(course, CourseChoice(""))
     image = _parse_image(said.get("image") or _image_of(chosen, offer), offer)
     asked = said if is_asked else {**said, **_asked_by(chosen, offer)}

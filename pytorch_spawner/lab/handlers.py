@@ -47,6 +47,8 @@ from pytorch_spawner.lab.metrics import Metrics
 from pytorch_spawner.lab.pages import POLICY, Pages
 from pytorch_spawner.lab.ports import Ledger
 from pytorch_spawner.lab.settings import LabSettings
+from pytorch_spawner.lab.standing import KnownCourses
+from pytorch_spawner.lab.stops import Stops
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +113,8 @@ class Lab:
         feed: News of the board, for all who watch it.
         refusals: How often a person's refused writes are put into the audit log.
         kernels: Looks into running servers.
+        stops: Has the hub stop servers.
+        courses: The courses as they were last read.
         lengths: Number of the last event of starts that reported lately.
     """
 
@@ -128,6 +132,8 @@ class Lab:
     feed: Feed
     refusals: TokenBuckets
     kernels: Kernels
+    stops: Stops = field(default_factory=Stops)
+    courses: KnownCourses = field(default_factory=KnownCourses)
     lengths: OrderedDict[str, int] = field(default_factory=OrderedDict)
 
     def note_length(self, start_id: str, seq: int) -> None:

@@ -6,11 +6,15 @@ Thin: scope, look (``looking``), say (``core.kernels``).
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import Any
 
+from pytorch_spawner.errors import LabError
 from pytorch_spawner.lab import auth
 from pytorch_spawner.lab.handlers import ApiError, ApiHandler
 from pytorch_spawner.lab.looking import NoSuchKernel
+
+log = logging.getLogger(__name__)
 
 
 class _OfServer(ApiHandler):
@@ -19,11 +23,18 @@ class _OfServer(ApiHandler):
         model = await self.require_model(enter=False)
         if not auth.may_use(model, username, servername, self.hub_auth.access_scopes):
             await self.refuse(model, "forbidden", "This is somebody else's server.")
+        return model
+
+    async def require_running(self, username: str, servername: str) -> None:
+        """That the ledger knows of a start that lasts.
+
+        Raises:
+            ApiError: It knows of none.
+        """
         settings, ledger = self.lab.settings, self.lab.ledger
         start = await asyncio.to_thread(ledger.latest_start, settings.hub_id, username, servername)
         if start is None or start.ended_at is not None:
             raise ApiError(404, "not-running", "This server does not run (any more).")
-        return model
 
 
 class Memory(_OfServer):
@@ -32,8 +43,10 @@ class Memory(_OfServer):
     async def get(self, username: str, servername: str = "") -> None:
         """What each notebook, terminal and left-over process holds."""
         model = await self.require_user_of(username, servername)
-        looked = await self.lab.kernels.look(username, servername)
-        is_own = auth.owner_name(model) == username
+        is_own, by = auth.owner_name(model) == username, str(model["name"])
+        with self.lab.kernels.turns.request(by):
+            await self.require_running(username, servername)
+            looked = await self.lab.kernels.look(username, servername, by)
         self.send_json(looked.as_json("your" if is_own else f"{username}'s"))
 
 
@@ -45,20 +58,48 @@ class OneKernel(_OfServer):
         if not kernel:  # the default server's address has no name in it
             servername, kernel = "", servername
         model = await self.require_user_of(username, servername)
-        looked = await self.lab.kernels.look(username, servername)
+        with self.lab.kernels.turns.request(str(model["name"])):
+            await self.require_running(username, servername)
+            self.send_json(await self._shut_down(model, username, servername, kernel))
+
+    async def _shut_down(
+        self, model: dict[str, Any], username: str, servername: str, kernel: str
+    ) -> dict[str, Any]:
+        by = str(model["name"])
+        looked = await self.lab.kernels.look(username, servername, by)
         known = next((one for one in looked.found.kernels if one.id == kernel), None)
         if known is None:
             raise NoSuchKernel("This kernel is not there (any more).")
         line = None
-        if auth.owner_name(model) != username:
+        said = {"notebook": known.notebook, "kernel": kernel}
+        is_own = auth.owner_name(model) == username
+        if not is_own:
             # First the line, then the deed: an answer that never comes must not leave it out.
-            line = await asyncio.to_thread(
-                self.lab.ledger.note,
-                self.lab.settings.hub_id,
-                str(model["name"]),
-                "kernel",
-                f"{username}/{servername}",
-                {"notebook": known.notebook, "kernel": kernel},
-            )
-        await self.lab.kernels.stop(username, servername, kernel)
-        self.send_json({"stopped": kernel, "notebook": known.notebook, "change": line})
+            line = await self._note(by, username, servername, said)
+        try:
+            await self.lab.kernels.stop(username, servername, kernel, by)
+        except LabError as error:
+            if not is_own:
+                await self._note_failure(by, username, servername, said, error)
+            raise
+        return {"stopped": kernel, "notebook": known.notebook, "change": line}
+
+    async def _note_failure(
+        self, by: str, username: str, servername: str, said: dict[str, str], error: LabError
+    ) -> None:
+        failed = {**said, "is": "failed", "message": error.public_message}
+        try:
+            await self._note(by, username, servername, failed)
+        except LabError as unwritten:  # the line before it says only what was asked for
+            log.warning("not noted: server=%s/%s %s", username, servername, unwritten)
+
+    async def _note(self, by: str, username: str, servername: str, said: dict[str, str]) -> int:
+        """Write a line of the audit log; returns its id."""
+        return await asyncio.to_thread(
+            self.lab.ledger.note,
+            self.lab.settings.hub_id,
+            by,
+            "kernel",
+            f"{username}/{servername}",
+            said,
+        )

@@ -1,8 +1,8 @@
 """Looks into running servers: which notebook holds what; and ends a kernel.
 
 Nothing is asked unless somebody looks. Then the container's agent is run for one answer, which is
-good for a few seconds; one question at a time to each server, and few at once to the engine. It
-must not believe the answer: ``core.kernels`` reads it.
+good for a few seconds; one question at a time to each server, and few at once to the engine, of
+which one person has half at most. It must not believe the answer: ``core.kernels`` reads it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from pytorch_spawner.core.gpus import GpuUuid
 from pytorch_spawner.core.metering import GpuProcess, Sample
 from pytorch_spawner.core.placement import Holding
 from pytorch_spawner.errors import EngineUnavailable, LabError
+from pytorch_spawner.lab.fair_turns import FairTurns, TooBusy
 from pytorch_spawner.lab.one_at_a_time import OneAtATime
 from pytorch_spawner.lab.ports import Ledger
 from pytorch_spawner.lab.settings import LabSettings
@@ -35,6 +36,10 @@ LIST_PATIENCE_S: Final = 15.0
 STOP_PATIENCE_S: Final = 30.0
 # An exec costs the engine about 0.1 s of a core.
 AT_ONCE: Final = 4
+# An open page asks every 30 s, and only the one in front; more at once is a program.
+MOST_OF_ONE: Final = 16
+# So long somebody waits for a turn: less than the 15 s that one hanging server may hold it.
+TURN_PATIENCE_S: Final = 10.0
 _REMEMBERED: Final = 512
 _LATE: Final = (
     "The server did not answer in time; it may be short of memory or very busy. Try again; if it "
@@ -103,6 +108,7 @@ class Kernels:
 
     Attributes:
         ask: Runs a container's agent, blocking.
+        turns: Whose turn it is to ask.
     """
 
     def __init__(
@@ -130,15 +136,21 @@ class Kernels:
         self._pid_inside = pid_inside
         self._looked: OrderedDict[tuple[str, str], tuple[float, Looked]] = OrderedDict()
         self._asking: dict[tuple[str, str], asyncio.Task[Looked]] = {}
-        self._turns = asyncio.Semaphore(AT_ONCE)
+        self.turns = FairTurns(AT_ONCE, MOST_OF_ONE, TURN_PATIENCE_S)
         self._hanging: dict[tuple[str, ...], OneAtATime[str]] = {}
 
-    async def look(self, username: str, servername: str) -> Looked:
+    async def look(self, username: str, servername: str, by: str) -> Looked:
         """What the server's notebooks hold, at most ``FRESH_S`` old.
+
+        Args:
+            username: Whose server.
+            servername: Its name; "" for the default one.
+            by: Who looks.
 
         Raises:
             NotRunning: It does not run.
             NoAnswer, BadAnswer, EngineUnavailable: It cannot be asked.
+            TooBusy: Too many others look.
             LedgerUnavailable: Nobody knows what it holds.
         """
         server = (username, servername)
@@ -147,19 +159,33 @@ class Kernels:
             return known[1]
         task = self._asking.get(server)
         if task is None:
-            task = self._asking[server] = asyncio.create_task(self._look(username, servername))
+            task = self._asking[server] = asyncio.create_task(self._look(username, servername, by))
             task.add_done_callback(lambda _: self._asking.pop(server, None))
         # One who goes away must not take the answer from the others who wait for it.
         return await asyncio.shield(task)
 
-    async def stop(self, username: str, servername: str, kernel: str) -> None:
+    def lately(self, username: str, servername: str, within_s: float) -> Looked | None:
+        """The latest look of the last ``within_s`` seconds, if there was one; asks nobody."""
+        known = self._looked.get((username, servername))
+        if known is None or not 0 <= time.monotonic() - known[0] <= within_s:
+            return None
+        return known[1]
+
+    async def stop(self, username: str, servername: str, kernel: str, by: str) -> None:
         """End one kernel; the next look sees the server without it.
+
+        Args:
+            username: Whose server.
+            servername: Its name; "" for the default one.
+            kernel: Its id.
+            by: Who ends it.
 
         Raises:
             NoSuchKernel, NotRunning: It is not there.
             NoAnswer, EngineUnavailable: It cannot be ended.
+            TooBusy: Too many others look.
         """
-        said = await self._ask(username, servername, ("--stop", kernel), STOP_PATIENCE_S)
+        said = await self._ask(username, servername, ("--stop", kernel), STOP_PATIENCE_S, by)
         self._looked.pop((username, servername), None)
         try:
             status = json.loads(said)["status"]
@@ -173,7 +199,7 @@ class Kernels:
                 "it down in JupyterLab or stop the server."
             )
 
-    async def _look(self, username: str, servername: str) -> Looked:
+    async def _look(self, username: str, servername: str, by: str) -> Looked:
         leases = await asyncio.to_thread(self._ledger.leases, self._hub)
         mine = [
             holding
@@ -184,7 +210,7 @@ class Kernels:
         held = await self._on_gpus(username, servername, [holding.gpu for holding in mine])
         # Where the service sees the driver, the container need not wake it up once more.
         arguments = ("--gpu",) if mine and held is None else ()
-        said = await self._ask(username, servername, arguments, LIST_PATIENCE_S)
+        said = await self._ask(username, servername, arguments, LIST_PATIENCE_S, by)
         found = core.with_gpu(core.read_found(said), held)
         inventory = await asyncio.to_thread(self._ledger.read_inventory, self._hub)
         memory = {gpu.uuid: gpu.memory_mib for gpu in inventory.gpus if not gpu.is_simulated}
@@ -239,13 +265,14 @@ class Kernels:
         return core.Share(holding.gpu, total_mib, own_mib, is_slot=True)
 
     async def _ask(
-        self, username: str, servername: str, arguments: Sequence[str], patience_s: float
+        self, username: str, servername: str, arguments: Sequence[str], patience_s: float, by: str
     ) -> str:
         """Run the container's agent; one that hangs holds up nobody but who asked.
 
         Raises:
             NotRunning: The server does not run.
             NoAnswer, EngineUnavailable: It cannot be asked.
+            TooBusy: There was no turn in time.
         """
         # What hangs is the server, whichever of its kernels was meant.
         key = (username, servername, *arguments[:1])
@@ -253,9 +280,9 @@ class Kernels:
             raise inside.NoAnswer(_LATE)
         call = OneAtATime(lambda: self.ask(username, servername, arguments), "kernels")
         try:
-            async with self._turns:
+            async with self.turns.turn(by):
                 said = await call.ask(patience_s)
-        except inside.NotRunning:
+        except (inside.NotRunning, TooBusy):
             raise
         except LabError as error:
             log.warning("server=%s/%s: %s", username, servername, error)

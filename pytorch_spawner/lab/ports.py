@@ -258,6 +258,9 @@ class Ledger(Protocol):
     def courses(self, hub: str) -> Sequence[Course]:
         """Every course, by name."""
 
+    def courses_version(self, hub: str) -> int:
+        """A number that grows whenever anything changes that ``courses`` gives."""
+
     def course(self, hub: str, name: str) -> Course | None:
         """One of them."""
 

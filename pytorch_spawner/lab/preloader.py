@@ -146,7 +146,7 @@ class Preloader:
         async def note(steps: tuple[Step, ...]) -> None:
             await self._call(lambda ledger: ledger.note_course(self._hub, name, steps=steps))
 
-        progress = Progress(note)
+        progress = Progress(note, is_served=bool(course.served))
         try:
             mirror = self._volumes.mirror(name)
             fetched = await self._fetch(course, mirror, progress)

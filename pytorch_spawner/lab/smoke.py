@@ -37,6 +37,9 @@ class Tells(Protocol):
     def step(self, name: str) -> Any:
         """A context in which a step runs."""
 
+    def before(self, name: str) -> Any:
+        """A context in which something waits until a step may begin."""
+
 
 @dataclass(slots=True)
 class Smoked:
@@ -124,7 +127,9 @@ class SmokeTest:
             StepFailed: It did not start, the notebooks did not arrive, or one of them failed; or
                 what ``go_on`` raised.
         """
-        await self._wait_for_turn(course, progress, go_on)
+        # No part of the step: a server is started for the course whose step "image" runs.
+        async with progress.before("image"):
+            await self._wait_for_turn(course, progress, go_on)
         try:
             smoked = Smoked()
             try:

@@ -66,7 +66,8 @@ class AgentHandler(ApiHandler):
         if not start.servername.startswith(TRY):
             return False
         known = await asyncio.to_thread(self.lab.ledger.courses, self.lab.settings.hub_id)
-        return tried_course(known, start.username, start.servername) is not None
+        wanted = str(start.request.get("course") or "")
+        return tried_course(known, start.username, start.servername, wanted) is not None
 
 
 class Events(AgentHandler):
@@ -166,10 +167,11 @@ class Events(AgentHandler):
             await self._write(views.describe_event(views.place_event(batch.place, time.time())))
 
     async def _send_start(self, start: Start) -> None:
+        settings = self.lab.settings
         standing = await asyncio.to_thread(
-            read_standing, self.lab.ledger, self.lab.settings.hub_id, start
+            read_standing, self.lab.ledger, settings.hub_id, start, self.lab.courses
         )
-        described = {**views.describe_start(start, time.time()), **standing}
+        described = {**views.describe_start(settings, start, time.time()), **standing}
         await self._write(views.describe_message("server", described))
 
     async def _write(self, text: str) -> None:

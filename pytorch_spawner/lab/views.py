@@ -17,6 +17,7 @@ from pytorch_spawner.core.gpus import Inventory
 from pytorch_spawner.core.journal import Event
 from pytorch_spawner.core.placement import Holding
 from pytorch_spawner.core.report_facts import Start
+from pytorch_spawner.core.restart import start_again
 from pytorch_spawner.core.tickets import Place, Ticket, describe_place
 from pytorch_spawner.lab.auth import is_admin, is_instructor, is_viewer
 from pytorch_spawner.lab.etags import etag_of
@@ -31,7 +32,17 @@ def server_path(username: str, servername: str) -> str:
     return f"{quote(username, safe='@')}/{quote(servername, safe='')}"
 
 
-def describe_start(start: Start, now: float) -> dict[str, Any]:
+def spawn_url(settings: LabSettings, username: str, servername: str) -> str:
+    """Where the hub starts a server, and asks what is wanted."""
+    return f"{settings.hub_prefix}spawn/{server_path(username, servername).rstrip('/')}"
+
+
+def start_url(settings: LabSettings, start: Start) -> str:
+    """Where the hub starts a server with what an earlier start asked for."""
+    return start_again(spawn_url(settings, start.username, start.servername), start.request)
+
+
+def describe_start(settings: LabSettings, start: Start, now: float) -> dict[str, Any]:
     """One start as the stream's ``server`` message says it."""
     return {
         "start": start.id,
@@ -42,6 +53,7 @@ def describe_start(start: Start, now: float) -> dict[str, Any]:
         "created_at": start.created_at,
         "ended_at": start.ended_at,
         "outcome": start.outcome,
+        "start_url": start_url(settings, start),
         "now": now,
     }
 
@@ -201,6 +213,6 @@ def describe_page(
         "restartUrl": f"{settings.prefix}api/servers/{server}/restart",
         "memoryUrl": f"{settings.prefix}api/servers/{server}/memory",
         "labUrl": f"{settings.base_url}user/{server.rstrip('/')}/lab",
-        "spawnUrl": f"{settings.hub_prefix}spawn/{server.rstrip('/')}",
+        "spawnUrl": spawn_url(settings, username, servername),
         "homeUrl": f"{settings.hub_prefix}home",
     }

@@ -13,17 +13,21 @@ from pytorch_spawner.core.course_manifest import Manifest
 from pytorch_spawner.core.courses import Course, Step
 from pytorch_spawner.errors import BadRequest
 from pytorch_spawner.ledger.course_copies import VERSION, CourseCopies, storable, title_of
-from pytorch_spawner.ledger.models import CounterRow, CourseOrderRow, CourseRow, CourseStudentRow
+from pytorch_spawner.ledger.models import (
+    CourseOrderRow,
+    CourseRow,
+    CourseStudentRow,
+    HubSettingsRow,
+)
 
 log = logging.getLogger("pytorch_spawner")
 
 MAX_COURSES: Final = 500
 _TASKS: Final = ("preload", "publish")
-_SHARE: Final = "class_share"
 _PLAIN: Final = (
     "hub", "name", "by", "changed_at", "task", "task_by", "asked_at", "is_running",
-    "preloaded_at", "candidate", "candidate_served", "candidate_says", "commit", "served",
-    "published_at", "published_by", "serial",
+    "preloaded_at", "stopped_at", "candidate", "candidate_served", "candidate_says", "commit",
+    "served", "published_at", "published_by", "serial",
 )  # fmt: skip
 
 
@@ -114,15 +118,15 @@ class Courses(CourseCopies):
     def class_share(self, hub: str) -> float | None:
         """The hub's ``class_seats_share``, 0 to 1; None before the hub said it."""
         with self._reading() as session:
-            row = session.get(CounterRow, (hub, _SHARE))
-            return None if row is None else row.value
+            row = session.get(HubSettingsRow, hub)
+            return None if row is None else row.class_share
 
     def note_class_share(self, hub: str, share: float) -> None:
         """Write down the hub's ``class_seats_share``, for pages: they do not read its settings."""
         if self.class_share(hub) == share:
             return
         with self._transaction() as session:
-            session.merge(CounterRow(hub=hub, name=_SHARE, value=share))
+            session.merge(HubSettingsRow(hub=hub, class_share=share))
             self._count_up(session, hub, "shown")
 
     # -- what the service does --------------------------------------------------------------
@@ -142,15 +146,22 @@ class Courses(CourseCopies):
                 return False
             row.task, row.task_by, row.is_running, row.stop_asked = task, by[:255], False, False
             row.asked_at = self._moment(session, hub)
+            if task == "preload":
+                row.stopped_at = None
             self._log_course(session, row, by, None, {"is": task, "title": title_of(row)})
             return True
 
     def stop_course(self, hub: str, name: str, by: str) -> bool:
-        """Ask for the end of what is done for a course; False where nothing is."""
+        """Ask for the end of what is done for a course; False where nothing is.
+
+        That a preload was stopped is kept until one is asked for again, for the timetable.
+        """
         with self._transaction() as session:
             row = session.get(CourseRow, (hub, name))
             if row is None or not row.task:
                 return False
+            if row.task == "preload":
+                row.stopped_at = self._moment(session, hub)
             if not row.is_running:
                 row.task = ""
             row.stop_asked = True

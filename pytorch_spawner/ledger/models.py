@@ -263,6 +263,7 @@ class CourseRow(Base):
     stop_asked: Mapped[bool] = mapped_column(Boolean, default=False)
     steps: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
     preloaded_at: Mapped[float | None] = mapped_column(Float, nullable=True)
+    stopped_at: Mapped[float | None] = mapped_column(Float, nullable=True)
     candidate: Mapped[str] = mapped_column(String(64), default="")
     candidate_served: Mapped[str] = mapped_column(String(64), default="")
     candidate_says: Mapped[str] = mapped_column(Text, default="")
@@ -308,15 +309,21 @@ class CourseOrderRow(Base):
 
 
 class CounterRow(Base):
-    """Numbers of a hub that only grow: arrivals, changes, what pages show, time.
-
-    But for ``class_share``, a setting of the hub's that the service shows.
-    """
+    """Numbers of a hub that only grow: arrivals, changes, what pages show, time."""
 
     __tablename__ = "counters"
     hub: Mapped[str] = mapped_column(String(64), primary_key=True)
     name: Mapped[str] = mapped_column(String(16), primary_key=True)
     value: Mapped[float] = mapped_column(Float)
+
+
+class HubSettingsRow(Base):
+    """What a hub says of its own settings, for pages and commands: they do not read them."""
+
+    __tablename__ = "hub_settings"
+    hub: Mapped[str] = mapped_column(String(64), primary_key=True)
+    # The policy's ``class_seats_share``, 0 to 1.
+    class_share: Mapped[float] = mapped_column(Float)
 
 
 class EventRow(Base):

@@ -17,7 +17,8 @@ from docker.errors import APIError
 
 from pytorch_spawner.adapters import engine, probe
 from pytorch_spawner.core.gpus import Inventory
-from pytorch_spawner.core.plan import LABEL, Injection
+from pytorch_spawner.core.injection import Injection
+from pytorch_spawner.core.plan import LABEL
 from pytorch_spawner.errors import EngineUnavailable
 
 CDI_ALL = Injection("cdi", frozenset({"nvidia.com/gpu=0", "nvidia.com/gpu=all"}))

@@ -13,6 +13,7 @@ from docker.errors import APIError, NotFound
 from docker.types import DeviceRequest
 
 from pytorch_spawner.adapters import engine as adapter
+from pytorch_spawner.adapters import home_engine
 from tests.benchmarks import fake_engine
 from tests.benchmarks.harness import Bench, percentile
 from tests.benchmarks.loop_meter import blocked
@@ -108,11 +109,11 @@ def test_the_fake_engine_refuses_what_an_engine_refuses(fake: fake_engine.Engine
     with pytest.raises(APIError, match="CDI device injection failed"):
         client.start(container)
     client.remove_container(container)
-    place = adapter.Place(volume="home-bob")
-    assert adapter.volume_birth(client, "home-bob", {}) == adapter.volume_birth(
+    place = home_engine.Place(volume="home-bob")
+    assert home_engine.volume_birth(client, "home-bob", {}) == home_engine.volume_birth(
         client, "home-bob", {}
     )
-    adapter.prepare_places(client, "lab:cpu", [place], 20000, 20000, {})
+    home_engine.prepare_places(client, "lab:cpu", [place], 20000, 20000, {})
     assert fake.told()["containers"] == 0
     client.get(f"{client.base_url}/v1.51/swarm")
     assert fake.told()["unknown"] == {"GET /v1.51/swarm": 1}

@@ -155,7 +155,7 @@ def test_an_admin_shuts_a_kernel_down_and_the_log_says_so(lab: Lab) -> None:
     assert answer.status_code == 200, answer.text
     assert memory_of(lab, "eve")["kernels"] == []
     (line,) = lab.session.get(f"{api}/log?limit=1", timeout=20).json()["rows"]
-    assert line["sentence"] == "Shut down the kernel of cv-03.ipynb in the server eve."
+    assert line["sentence"] == "Asked to shut down the kernel of cv-03.ipynb in the server eve."
     assert (line["by"], line["can_undo"]) == ("tests", False)
     # Whoever looks does not use: the culler must see an idle server idle.
     seen = lab.exec("eve", "python3", "-c", _API_ACTIVITY)

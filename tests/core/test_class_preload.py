@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from pytorch_spawner.core.class_preload import CLEAR_S, ends_by, is_due
+from pytorch_spawner.core.class_preload import CLEAR_S, ends_by, given_up, is_due
 from pytorch_spawner.core.course_manifest import Manifest
 from pytorch_spawner.core.course_text import parse_manifest
-from pytorch_spawner.core.courses import Course
+from pytorch_spawner.core.courses import STEPS, Course, Step
 from pytorch_spawner.core.tickets import Policy
 
 # 2026-11-24 09:00 UTC, a Tuesday.
@@ -76,6 +76,54 @@ def test_a_course_is_looked_at_again_before_its_class_meets(
     assert is_due(course, now) == expected
 
 
+STOPPED = replace(READY, stopped_at=CLASS - 0.9 * HOUR, preloaded_at=CLASS - 0.9 * HOUR)
+
+
+@pytest.mark.parametrize(
+    ("course", "now", "expected"),
+    [
+        pytest.param(STOPPED, SOON, False, id="it was under way"),
+        pytest.param(replace(STOPPED, preloaded_at=None), SOON, False, id="it still waited"),
+        pytest.param(
+            replace(STOPPED, stopped_at=CLASS - 2.9 * HOUR), SOON, False, id="earlier that morning"
+        ),
+        pytest.param(
+            replace(STOPPED, stopped_at=CLASS - 14 * HOUR), SOON, True, id="the evening before"
+        ),
+        pytest.param(
+            STOPPED, CLASS + 7 * 24 * HOUR - 0.5 * HOUR, True, id="for the class of the week before"
+        ),
+    ],
+)
+def test_what_somebody_stopped_is_not_asked_for_again_before_that_class_has_begun(
+    course: Course, now: float, *, expected: bool
+) -> None:
+    assert is_due(course, now) == expected
+
+
+@pytest.mark.parametrize("has_run", [True, False], ids=["it was under way", "it still waited"])
+def test_a_stop_before_one_class_says_nothing_of_the_next_one_on_the_same_day(
+    *, has_run: bool
+) -> None:
+    sessions = [
+        {"start": "2026-11-24T09:00", "end": "2026-11-24T09:30"},
+        {"start": "2026-11-24T10:30", "end": "2026-11-24T12:00"},
+    ]
+    both = replace(
+        STOPPED,
+        manifest=manifest(timetable={"sessions": sessions}),
+        preloaded_at=STOPPED.stopped_at if has_run else None,
+    )
+    assert not is_due(both, SOON)
+    assert is_due(both, CLASS + 0.75 * HOUR)
+
+
+def test_a_stop_holds_though_the_class_is_put_off() -> None:
+    later = [{"start": "2026-11-24T10:00", "end": "2026-11-24T11:00"}]
+    moved = replace(STOPPED, manifest=manifest(timetable={"sessions": later}))
+    assert not is_due(moved, CLASS + 0.25 * HOUR)
+
+
 def test_while_one_session_goes_on_the_next_one_is_prepared() -> None:
     sessions = [
         {"start": "2026-11-24T09:00", "end": "2026-11-24T12:00"},
@@ -131,6 +179,19 @@ def test_the_sentence_is_told_on_the_courses_own_clocks() -> None:
     assert datetime.fromtimestamp(end.at, timezone.utc).hour == 8
     assert end.sentence == (
         "Given up at 09:45: the class begins at 10:00 CET, and no GPU is held for a preload by "
-        "then. Students keep what they have. Preload it again after the class, or earlier before "
-        "the next one."
+        "then. Preload it again after the class, or earlier before the next one."
     )
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_students_have_is_not_broken_by_a_preload_that_was_given_up(name: str) -> None:
+    running = Step(name, "running", "Given up at 08:45.", 4.0, ("a.ipynb: ok",))
+    ended = given_up(running, is_served=True)
+    assert ended == replace(running, state="warned", is_given_up=True)
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_nobody_has_yet_and_nobody_tried_is_not_ready(name: str) -> None:
+    ended = given_up(Step(name, "running"), is_served=False)
+    assert ended.state == ("warned" if name == "warm" else "failed")
+    assert ended.is_given_up

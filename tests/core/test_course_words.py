@@ -29,6 +29,17 @@ READY = replace(LOADED, commit=NEW, served="s2", published_at=300.0)
 BEHIND = replace(READY, commit=OLD, served="s1")
 FAILED = (*DONE[:3], Step("smoke", "failed", "cnn.ipynb raised ValueError."))
 
+WHY = "Given up at 08:45: the class begins at 09:00 UTC."
+WARMED = replace(READY, manifest=parse_manifest({**SAID, "warmup": {"targets": []}}))
+NEVER_WARMED = replace(LOADED, manifest=WARMED.manifest)
+
+
+def given_up(name: str, state: str) -> tuple[Step, ...]:
+    at = [one.name for one in DONE].index(name)
+    rest = (Step(one.name, "skipped") for one in DONE[at + 1 :])
+    return (*DONE[:at], Step(name, state, WHY, is_given_up=True), *rest)
+
+
 VERDICTS = {
     "nothing was done yet": (NEVER, "bad", "Not ready: it was never preloaded."),
     "it waits for the service": (
@@ -53,6 +64,27 @@ VERDICTS = {
     "a step failed, but students have something": (
         replace(BEHIND, steps=FAILED), "bad",
         "Students have 4f1c2a7d, but the last preload failed at smoke test.",
+    ),
+    "the class began before a server was tried again": (
+        replace(WARMED, steps=given_up("image", "warned")), "warn",
+        "Students have b7e09931 and keep it; image, smoke test and warm cache were not done in the "
+        f"last preload. {WHY}",
+    ),
+    "the class began before the notebooks were tried again": (
+        replace(READY, steps=given_up("smoke", "warned")), "warn",
+        f"Students have b7e09931 and keep it; smoke test was not done in the last preload. {WHY}",
+    ),
+    "the class began before what is new was tried": (
+        replace(BEHIND, steps=given_up("smoke", "warned")), "warn",
+        "Students have 4f1c2a7d and keep it; b7e09931 was fetched, but smoke test was not done",
+    ),
+    "the class began before anybody has anything": (
+        replace(NEVER_WARMED, steps=given_up("smoke", "failed")), "bad",
+        "Not ready: students have nothing yet, and smoke test and warm cache were not done in the "
+        f"last preload. {WHY}",
+    ),
+    "the class began before the warm cache was built": (
+        replace(WARMED, steps=given_up("warm", "warned")), "ok", "Ready: students have b7e09931.",
     ),
     "the manifest is newer": (replace(READY, changed_at=250.0), "warn", "preload it again"),
 }  # fmt: skip

@@ -243,8 +243,8 @@ def test_times_have_units(seconds: int, said: str) -> None:
 @pytest.mark.parametrize(
     ("subject", "said"),
     [
-        ("ana/", "Shut down the kernel of cv-03.ipynb in the server ana."),
-        ("ana/thesis", "Shut down the kernel of cv-03.ipynb in the server ana/thesis."),
+        ("ana/", "Asked to shut down the kernel of cv-03.ipynb in the server ana."),
+        ("ana/thesis", "Asked to shut down the kernel of cv-03.ipynb in the server ana/thesis."),
     ],
 )
 def test_the_log_says_which_notebook_an_admin_shut_down(subject: str, said: str) -> None:

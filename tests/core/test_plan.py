@@ -7,7 +7,8 @@ import pytest
 
 from pytorch_spawner.core.gpus import Gpu, GpuUuid
 from pytorch_spawner.core.identity import Identity
-from pytorch_spawner.core.plan import Injection, Limits, Site, Subject, build, merge
+from pytorch_spawner.core.injection import Injection
+from pytorch_spawner.core.plan import Limits, Site, Subject, build, merge
 from pytorch_spawner.core.request import Request
 from pytorch_spawner.errors import NoGpuInjection
 

@@ -41,10 +41,12 @@ class Started:
     outcome: str = ""
 
 
-def report(*story: tuple[str, Any], start: Started | None = None, after_s: float = 60.0) -> str:
+def report(
+    *story: tuple[str, Any], start: Started | None = None, after_s: float = 60.0, memory: Any = None
+) -> str:
     """The report; the events come one second after the other."""
     events = [Event(n, BEGAN + n, kind, data) for n, (kind, data) in enumerate(story, 1)]
-    return report_of(start or Started(), events, BEGAN + after_s)
+    return report_of(start or Started(), events, BEGAN + after_s, memory)
 
 
 def gpu(*gpus: dict[str, Any], **more: Any) -> tuple[str, Any]:
@@ -253,6 +255,41 @@ SAYS: dict[str, tuple[list[tuple[str, Any]], list[str]]] = {
             "  Bad",
         ],
     ),
+    "what was compiled: what failed comes last": (
+        [
+            check(
+                "compile",
+                facts={"graph_breaks": ["print() in forward"], "printed": "gcc\nbad flag"},
+            ),
+            (
+                "warmup",
+                {
+                    "phase": "failed",
+                    "id": "2",
+                    "model": "gpt",
+                    "mode": "default",
+                    "log": {"lines": ["W: slow"], "error": "Traceback:\n  No compiler."},
+                },
+            ),
+            (
+                "warmup",
+                {"phase": "done", "id": "1", "model": "cnn", "log": {"reasons": ["item()"]}},
+            ),
+            ("warmup", {"phase": "done", "id": "3", "log": {"first": {"graphs": 2}}}),
+        ],
+        [
+            "The end of the compile log:",
+            "  The check:",
+            "    print() in forward",
+            "    bad flag",
+            "  cnn (done):",
+            "    item()",
+            "  gpt default (failed):",
+            "    W: slow",
+            "    Traceback:",
+            "      No compiler.",
+        ],
+    ),
     "a cancelled start": ([("start", {"stage": "cancelled"})], ["The start was cancelled."]),
 }
 
@@ -262,6 +299,67 @@ def test_it_says(name: str) -> None:
     story, lines = SAYS[name]
     said = report(*story).splitlines()
     assert [line for line in lines if line not in said] == [], "\n".join(said)
+
+
+MEMORY = {
+    "at": BEGAN + 50,
+    "sentence": "nlp.ipynb holds 11 GiB of ana's GPU and has done nothing for 40 min.",
+    "trouble": "",
+    "kernels": [
+        {"notebook": "nlp.ipynb", "path": "week-2/nlp.ipynb", "memory_mib": 2048, "gpu_mib": 11_264,
+         "uses_gpu": True, "state": "idle", "idle_s": 2400},
+        {"notebook": "cv.ipynb", "path": "cv.ipynb", "memory_mib": None, "gpu_mib": None,
+         "uses_gpu": None, "state": "busy", "idle_s": None},
+    ],
+    "others": [
+        {"notebook": "python3 train.py", "path": "", "kind": "terminal", "pid": 99,
+         "memory_mib": 300, "gpu_mib": 0, "uses_gpu": False}
+    ],
+    "gpus": [{"uuid": "GPU-1", "is_slot": False}],
+}  # fmt: skip
+
+
+def test_it_says_which_notebook_holds_what() -> None:
+    said = report(gpu(GPU), UP, memory=MEMORY).splitlines()
+    place = said.index(f"Memory, looked at 2027-01-15 08:00:50 UTC: {MEMORY['sentence']}")
+    assert said[place + 1 :] == [
+        "  week-2/nlp.ipynb: GPU 11.0 GiB, memory 2.0 GiB, idle for 40 min",
+        "  cv.ipynb: GPU unknown, memory unknown, busy",
+        "  python3 train.py: GPU 0.0 GiB, memory 0.3 GiB, terminal, process 99",
+    ]
+    assert "GPU 0.0" not in report(UP, memory={**MEMORY, "gpus": []}), "it has no GPU"
+    trouble = "JupyterLab does not answer."
+    assert f"  {trouble}" in report(UP, memory={**MEMORY, "trouble": trouble}).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("story", "memory"),
+    [
+        pytest.param([UP], None, id="nobody looked"),
+        pytest.param([UP], {**MEMORY, "at": BEGAN - 1}, id="somebody looked at the start before"),
+        pytest.param([UP], {**MEMORY, "at": None}, id="nobody knows when"),
+        pytest.param([UP, ("start", {"stage": "stopped"})], MEMORY, id="it is stopped"),
+        pytest.param([UP, ("start", DIED)], MEMORY, id="it died"),
+    ],
+)
+def test_nothing_is_said_of_memory_that_is_not_this_running_start_s(
+    story: list[tuple[str, Any]], memory: Any
+) -> None:
+    assert "Memory" not in report(*story, memory=memory)
+
+
+def test_of_a_long_compile_log_the_end_is_kept_and_what_failed() -> None:
+    lines = [f"line {n} {'ä' * 250}" for n in range(24)]
+    log = {"lines": lines}
+    text = report(
+        ("warmup", {"phase": "failed", "id": "bad", "log": {"lines": lines, "error": "No gcc."}}),
+        *[("warmup", {"phase": "done", "id": f"t{n}", "log": log}) for n in range(31)],
+        UP,
+    )
+    part = text[text.index("The end of the compile log:") :].split("\n\n")[0]
+    assert part.rstrip().endswith("\n    No gcc.")
+    assert "more lines left out" in part
+    assert len(part.encode()) <= 3 * 1024 + 100
 
 
 def test_the_loud_checks_come_before_the_fine_ones() -> None:
@@ -346,6 +444,10 @@ def test_a_secret_is_not_cut_into_something_harmless() -> None:
     assert HEX[:8] not in masked(long, 5000)
 
 
+def test_a_long_text_of_nothing_but_space_is_nothing() -> None:
+    assert masked(" \r" * 3000) == ""
+
+
 def test_no_control_or_direction_character_passes() -> None:
     assert plain("a\x00b\x1b[31mc\r\n\u202ed\ud800e\tf\x9b") == "abc  de f"
     text = report(("start", {**DIED, "message": "\x1b]0;title\x07Hi\x08\u2066"}))
@@ -385,11 +487,20 @@ def test_no_secret_passes_whatever_field_it_is_in(data: Any, secret: str) -> Non
         ("warmup", {"phase": "done", "id": text(), "model": text(), "message": text()}),
         ("course", {**DONE, "title": text(), "kept": [text()], "conflicts": {text(): text()}}),
         ("course", {"phase": "reset", "message": text()}),
-        ("start", {**DIED, "message": text(), "remedy": text(), "log_tail": [text(), text()]}),
-    ]
-    assert secret not in report(*story)
-    events = [Event(n, BEGAN, kind, one) for n, (kind, one) in enumerate(story)]
-    assert secret not in json.dumps(gather(Started(), events, BEGAN))
+        check("compile", "fail", facts={"graph_breaks": [text()], "error": text()}),
+        (
+            "warmup",
+            {"phase": "failed", "id": text(), "model": text(), "mode": text(),
+             "log": {"reasons": [text()], "lines": [text()], "error": text()}},
+        ),
+    ]  # fmt: skip
+    held = {name: text() for name in ("notebook", "path", "kind", "state")}
+    memory = {"at": BEGAN, "sentence": text(), "trouble": text(), "others": [held]}
+    died = {**DIED, "message": text(), "remedy": text(), "log_tail": [text(), text()]}
+    for one in (story, [*story, ("start", died)]):
+        assert secret not in report(*one, memory=memory)
+        events = [Event(n, BEGAN, kind, data) for n, (kind, data) in enumerate(one)]
+        assert secret not in json.dumps(gather(Started(), events, BEGAN, memory))
 
 
 # -- anything -------------------------------------------------------------------------------------
@@ -411,7 +522,8 @@ FIELDS = re.findall(
     """
 stage phase code level sentence remedy admin_remedy seconds codes gpus uuid name memory_mib targets
 id model mode cold_s warm_s from_cache message log_tail place of since expected_at until waited_s
-slots slot title course commit files kept conflicts part limit why device
+slots slot title course commit files kept conflicts part limit why device log facts reasons lines
+error printed graph_breaks at kernels others trouble notebook path kind state idle_s pid gpu_mib
 """,
 )
 KINDS = st.sampled_from(["start", "queue", "check", "warmup", "course", "sample", "done", "odd"])
@@ -432,30 +544,38 @@ STARTS = st.builds(
 
 
 @settings(max_examples=examples(300), deadline=None)
-@given(STARTS, EVENTS, st.floats())
-def test_nothing_makes_it_raise_or_steer_a_terminal(start: Any, events: Any, now: float) -> None:
-    text = report_of(start, events, now)
+@given(STARTS, EVENTS, st.floats(), st.none() | st.dictionaries(st.sampled_from(FIELDS), ODD))
+def test_nothing_makes_it_raise_or_steer_a_terminal(
+    start: Any, events: Any, now: float, memory: Any
+) -> None:
+    text = report_of(start, events, now, memory)
     assert len(text.encode()) <= MAX_BYTES
     assert [char for char in text if not char.isprintable() and char != "\n"] == []
-    json.dumps(gather(start, events, now), allow_nan=False)
+    json.dumps(gather(start, events, now, memory), allow_nan=False)
 
 
 @settings(max_examples=examples(15), deadline=None)
 @given(st.text(max_size=3), st.integers(1, 200))
 def test_the_longest_journal_stays_within_the_bound(fill: str, rows: int) -> None:
     long = (fill or "ü") * 3000
-    text = report(
+    held = {"notebook": long, "path": long, "kind": long, "state": long, "pid": 1}
+    memory = {**MEMORY, "sentence": long, "trouble": f"t{long}", "others": [held] * rows}
+    story = [
         gpu(*[{**GPU, "name": long, "uuid": f"{n}{long}"} for n in range(32)], why=long),
         *[check(f"{n}{long}", "fail", sentence=long, remedy=long) for n in range(rows)],
         *[check(f"ok{n}{long}") for n in range(rows)],
-        *[("warmup", {"phase": "failed", "id": f"{n}", "message": long}) for n in range(rows)],
+        *[
+            ("warmup", {"phase": "failed", "id": f"{n}", "message": long, "log": {"error": long}})
+            for n in range(rows)
+        ],
         (
             "course",
             {**DONE, "kept": [long] * rows, "conflicts": {str(n): long for n in range(rows)}},
         ),
-        ("start", {**DIED, "message": long, "log_tail": [long] * rows}),
-        start=Started(image=long),
-    )
+    ]
+    died = ("start", {**DIED, "message": long, "log_tail": [long] * rows})
+    assert len(report(*story, UP, start=Started(image=long), memory=memory).encode()) <= MAX_BYTES
+    text = report(*story, died, start=Started(image=long), memory=memory)
     assert len(text.encode()) <= MAX_BYTES
     assert text.startswith("Server: ana/(default)\n")
     assert "Error code: container-died" in text

@@ -168,6 +168,10 @@ class MemoryLedger:
         self._check()
         return ()
 
+    def courses_version(self, hub: str) -> int:
+        self._check()
+        return 0
+
     def week_hours(self, hub: str, username: str) -> dict[str, float]:
         self._check()
         return {}

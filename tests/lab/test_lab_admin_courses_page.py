@@ -148,6 +148,34 @@ async def test_publishing_says_which_commit_goes_out_and_asks_first(lab: Site, t
     assert lab.ledger.course(HUB, "cv").task == ""
 
 
+async def test_what_was_given_up_for_the_class_is_a_warning_and_goes_out_only_knowingly(
+    lab: Site, page: Any
+) -> None:
+    why = "Given up at 08:45: the class begins at 09:00 UTC."
+    steps = [
+        *(Step(name, "done") for name in ("fetch", "check", "image")),
+        Step("smoke", "warned", why, 4.0, is_given_up=True),
+        Step("warm", "skipped", "There was no time left before the class."),
+    ]
+    lab.ledger.note_course(HUB, "cv", steps=steps)
+    await open_as(lab, page, "instructor", "courses")
+    verdict = card(page).locator(".lab-course-warn")
+    await expect(verdict).to_contain_text(
+        "Students have 4f1c2a7d and keep it; b7e09931 was fetched"
+    )
+    await expect(verdict).to_contain_text(why)
+    await expect(card(page).locator(".lab-course-step-warned")).to_contain_text(
+        "Smoke test, given up"
+    )
+    await expect(button(card(page), "Preload")).to_have_class(re.compile("btn-primary"))
+    await expect(button(card(page), "Publish")).not_to_have_class(re.compile("btn-primary"))
+    await picture(page, f"courses-given-up-{page.size}")
+    await button(card(page), "Publish").click()
+    question = page.get_by_role("alertdialog", name="Publish b7e09931 to 2 students?")
+    await expect(question).to_contain_text("It was not tried to the end: the last preload was")
+    await expect(question).to_contain_text(why)
+
+
 async def test_trying_as_a_student_opens_a_throw_away_server(lab: Site, tab: Any) -> None:
     await open_as(lab, tab, "instructor", "courses")
     link = card(tab).get_by_role("link", name=re.compile("^Try as a student Computer vision"))

@@ -95,6 +95,17 @@ async def test_every_situation_has_its_sentence_and_fits_the_screen(lab, browser
         await shoot(page, f"{name}-{width}-{theme}")
 
 
+async def test_who_waits_for_a_turn_reads_how_many_start_before_them(lab, page):
+    said = "12 servers are starting before yours."
+    turn = (1.2, "start", {"stage": "turn", "message": said, "ahead": 12})
+    start = tell(lab, [*journals.hub_until("gpu"), turn])
+    await open_page(lab, page)
+    await expect(page.get_by_text(said)).to_be_visible()
+    go_on(lab, start, journals.hub_until("home")[2:])
+    await expect(page.get_by_text("Fetching the image…")).to_be_visible()
+    await expect(page.get_by_text(said)).to_have_count(0)
+
+
 async def test_the_button_opens_lab_as_soon_as_it_answers_and_stays(lab, page):
     start = tell(lab, journals.STARTING)
     await open_page(lab, page)

@@ -140,7 +140,7 @@ async def test_the_page_says_it_within_a_minute_and_offers_a_restart(lab, pyz, c
             await open_page(lab, page)
             restart = page.get_by_role("button", name="Restart your server…")
             memory = await memory_of_the_one_that_waits(name)
-            # What it wrote. The pages of the interpreter's own files are the image's: every Python of
+            # What it wrote. Pages of the interpreter's own files are the image's: every Python of
             # every server shares them, but here there may be no other.
             private_kib = memory["Private_Dirty"]
             assert private_kib < 5 * 1024, memory

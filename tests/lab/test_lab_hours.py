@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -14,7 +15,7 @@ from lab_fakes import HUB
 from lab_seed import COURSE, OTHER, Prepared
 
 from pytorch_spawner.core.course_text import parse_manifest
-from pytorch_spawner.lab.standing import read_standing
+from pytorch_spawner.lab.standing import KnownCourses, read_standing
 
 TOMORROW = int(time.time()) + 24 * 3600
 
@@ -38,7 +39,8 @@ def ledger(tmp_path: Path) -> Iterator[Any]:
 
 
 def standing(ledger: Any, username: str, servername: str = "") -> dict[str, Any]:
-    return read_standing(ledger, HUB, ledger.latest_start(HUB, username, servername))
+    start = ledger.latest_start(HUB, username, servername)
+    return read_standing(ledger, HUB, start, KnownCourses())
 
 
 def test_a_slot_counts_as_its_part_of_the_grants_hours(ledger: Any) -> None:
@@ -67,3 +69,35 @@ def test_a_server_that_ended_stands_nowhere(ledger: Any) -> None:
     start = ledger.latest_start(HUB, "bo", "")
     ledger.end_start(start.id, "stopped")
     assert standing(ledger, "bo") == {"week": None, "next_class": None}
+
+
+def test_the_courses_are_read_again_when_one_changed_and_only_then(ledger: Any) -> None:
+    courses, read = KnownCourses(), ledger.courses
+    reads = []
+    ledger.courses = lambda hub: reads.append(hub) or read(hub)
+    start = ledger.latest_start(HUB, "ana", "thesis")
+    for _ in range(20):
+        assert read_standing(ledger, HUB, start, courses)["next_class"]["course"] == "cv"
+    assert len(reads) == 1
+    ledger.begin_start(HUB, "bo", "new", {"image": "lab/base:1"})
+    read_standing(ledger, HUB, start, courses)
+    assert len(reads) == 1, "a start changes no manifest"
+    ledger.remove_course(HUB, "cv", "ida", lambda course: None)
+    assert read_standing(ledger, HUB, start, courses)["next_class"] is None
+    assert len(reads) == 2
+
+
+def test_who_comes_while_the_courses_are_read_waits_for_them_and_reads_none(ledger: Any) -> None:
+    courses, read = KnownCourses(), ledger.courses
+    reads = []
+
+    def slow(hub: str) -> Any:
+        reads.append(hub)
+        time.sleep(0.2)
+        return read(hub)
+
+    ledger.courses = slow
+    with ThreadPoolExecutor(8) as viewers:
+        answers = list(viewers.map(lambda _: courses.read(ledger, HUB), range(8)))
+    assert all([one.name for one in answer] == ["busy", "cv", "nlp"] for answer in answers)
+    assert len(reads) == 1

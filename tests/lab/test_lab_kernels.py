@@ -6,7 +6,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,14 +14,16 @@ import pytest
 import pytest_asyncio
 from lab_containers import IDLE, KERNEL, Containers, kernel, printed, put_containers
 from lab_fakes import BY_HAND, ENTER, GPU, HUB, FakeLease, MemoryLedger, server_scope
-from lab_site import Site, run_site
+from lab_site import Answer, Site, run_site
 
 from pytorch_spawner.adapters.inside import NoAnswer, NotRunning
+from pytorch_spawner.core.changes import say_change
 from pytorch_spawner.core.gpus import GpuUuid
 from pytorch_spawner.core.metering import GpuProcess, Sample
 from pytorch_spawner.core.placement import Holding
 from pytorch_spawner.errors import EngineRefused
 from pytorch_spawner.lab import looking
+from pytorch_spawner.lab.fair_turns import FairTurns
 from pytorch_spawner.lab.looking import Kernels
 from pytorch_spawner.lab.settings import LabSettings
 
@@ -118,7 +120,7 @@ async def test_a_gpus_memory_is_told_by_notebook(ledger: MemoryLedger) -> None:
         used_mib=80_000,
     )
     it = looks(ledger, meter, containers, {1054: 54, 1060: 60, 1082: 82, 4000: 54})
-    said = (await it.look("ana", "")).as_json("your")
+    said = (await it.look("ana", "", "ana")).as_json("your")
     assert [(one["notebook"], one["gpu_mib"]) for one in said["kernels"]] == [
         ("nlp.ipynb", 11_264),
         ("cv-03.ipynb", 6500),
@@ -138,7 +140,9 @@ async def test_of_a_slot_only_the_own_share_counts(ledger: MemoryLedger) -> None
     meter = measured(
         GpuProcess(1054, "python3", 19_000, "ana", ""), GpuProcess(2, "x", 60_000, "bo", "")
     )
-    (share,) = (await looks(ledger, meter, containers, {1054: 54, 2: 2}).look("ana", "")).shares
+    (share,) = (
+        await looks(ledger, meter, containers, {1054: 54, 2: 2}).look("ana", "", "ana")
+    ).shares
     assert (share.total_mib, share.used_mib, share.is_slot) == (81_559 // 4, 19_000, True)
     assert share.is_nearly_full
 
@@ -157,7 +161,8 @@ async def test_what_the_driver_does_not_say_is_unknown_and_not_nothing(
     hold(ledger)
     containers = Containers()
     containers.said["ana/"] = printed(kernel(uses_gpu=True))
-    looked = await looks(ledger, measured(*processes), containers, {1054: 54}).look("ana", "")
+    it = looks(ledger, measured(*processes), containers, {1054: 54})
+    looked = await it.look("ana", "", "ana")
     assert looked.found.kernels[0].gpu_mib is None
     assert "uses your GPU (how much is unknown)" in looked.as_json("your")["sentence"]
 
@@ -169,7 +174,7 @@ async def test_where_the_service_sees_no_driver_the_containers_own_is_asked(
     containers = Containers()
     containers.said["ana/"] = printed(kernel(uses_gpu=True), gpu={"54": 7000})
     nothing = SimpleNamespace(latest={}, processes={})
-    looked = await looks(ledger, nothing, containers, {}).look("ana", "")
+    looked = await looks(ledger, nothing, containers, {}).look("ana", "", "ana")
     assert looked.found.kernels[0].gpu_mib == 7000
     assert looked.shares[0].used_mib is None
     assert containers.asked == [("ana", "", ("--gpu",))]
@@ -214,6 +219,43 @@ async def test_an_admin_who_does_it_leaves_a_line_first(lab: Site, containers: C
     assert (answer.status, answer.code) == (403, "forbidden")
     assert lab.ledger.notes[1][:2] == ("bo", "refused")
     assert len(containers.stopped) == 1
+
+
+async def test_a_shutdown_that_came_to_nothing_is_said_in_the_log(
+    lab: Site, containers: Containers
+) -> None:
+    def ask(username: str, servername: str, arguments: Any) -> str:
+        return '{"v": 1, "status": 500}' if arguments else printed(kernel())
+
+    lab.lab.kernels.ask = ask
+    answer = await lab.send("DELETE", f"api/servers/ana/kernels/{KERNEL}", token="admin")
+    assert answer.code == "no-answer"
+    asked, failed = lab.ledger.notes
+    assert say_change("kernel", "ana/", None, asked[3]) == (
+        "Asked to shut down the kernel of cv-03.ipynb in the server ana."
+    )
+    assert failed[:3] == ("adam", "kernel", "ana/")
+    assert say_change("kernel", "ana/", None, failed[3]).startswith(
+        "It is not known that the kernel of cv-03.ipynb in the server ana was shut down: "
+        "JupyterLab did not shut the kernel down."
+    )
+    await lab.send("DELETE", f"api/servers/ana/kernels/{KERNEL}", token="ana-page")
+    assert len(lab.ledger.notes) == 2, "one's own notebooks are nobody's business"
+
+
+async def test_a_failure_that_cannot_be_noted_is_answered_all_the_same(
+    lab: Site, containers: Containers
+) -> None:
+    def ask(username: str, servername: str, arguments: Any) -> str:
+        if arguments:
+            lab.ledger.is_broken = True
+            raise NoAnswer("It has no python3.")
+        return printed(kernel())
+
+    lab.lab.kernels.ask = ask
+    answer = await lab.send("DELETE", f"api/servers/ana/kernels/{KERNEL}", token="admin")
+    assert (answer.status, answer.json["message"]) == (503, "It has no python3.")
+    assert len(lab.ledger.notes) == 1
 
 
 async def test_a_page_of_another_site_shuts_nothing_down(lab: Site, containers: Containers) -> None:
@@ -322,3 +364,105 @@ async def test_a_page_that_may_not_look_has_no_address_for_it(
     assert config((await lab.get("servers/ana", token="kim-page")).text)["memoryUrl"] == ""
     lab.hub.add("tutor", "tom", ENTER, server_scope("ana"))
     assert config((await lab.get("servers/ana", token="tutor")).text)["memoryUrl"]
+
+
+# -- many who look at once -------------------------------------------------------------------------
+
+
+class Crowded:
+    """Containers of which some hang until they are let go; counts what is asked at once."""
+
+    def __init__(self, *hanging: str) -> None:
+        self.hanging, self.free = set(hanging), threading.Event()
+        self.now, self.most, self.lock = 0, 0, threading.Lock()
+
+    def __call__(self, username: str, servername: str, arguments: Any) -> str:
+        with self.lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        if username in self.hanging:
+            self.free.wait(30)
+        with self.lock:
+            self.now -= 1
+        return printed(kernel())
+
+
+async def first_answers(asked: list[asyncio.Task[Answer]], count: int) -> list[Answer]:
+    """The answers of so many, which come while the others wait."""
+    give_up_at = time.monotonic() + 20
+    while sum(task.done() for task in asked) < count and time.monotonic() < give_up_at:
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(0.2)
+    answers = [task.result() for task in asked if task.done()]
+    assert len(answers) == count
+    return answers
+
+
+@pytest.fixture
+def hanging(lab: Site) -> Iterator[Crowded]:
+    """Two hundred servers that answer nobody."""
+    names = [f"s{number}" for number in range(200)]
+    for name in names:
+        lab.begin(name)
+    crowded = Crowded(*names)
+    lab.lab.kernels.ask = crowded
+    yield crowded
+    crowded.free.set()
+
+
+async def test_an_admin_who_opens_200_servers_that_hang_keeps_no_student_waiting(
+    lab: Site, hanging: Crowded
+) -> None:
+    paths = [f"api/servers/{name}/memory" for name in sorted(hanging.hanging)]
+    asked = [asyncio.create_task(lab.get(path, token="admin")) for path in paths]
+    refused = await first_answers(asked, len(paths) - looking.MOST_OF_ONE)
+    assert {(one.status, one.code) for one in refused} == {(429, "too-many-requests")}
+    assert {one.headers["Retry-After"] for one in refused} == {"5"}
+    assert hanging.most == looking.AT_ONCE // 2
+    began = time.monotonic()
+    assert (await lab.get(PATH)).status == 200
+    assert time.monotonic() - began < looking.TURN_PATIENCE_S / 2
+    hanging.free.set()
+    assert {task.result().status for task in (await asyncio.wait(asked))[0]} == {200, 429}
+    assert (await lab.get(paths[-1], token="admin")).status == 200, "they are counted off again"
+
+
+async def test_who_asks_for_thousands_of_servers_that_do_not_run_is_refused_before_they_are_read(
+    lab: Site, containers: Containers
+) -> None:
+    reads, going = [], threading.Event()
+    latest = lab.ledger.latest_start
+
+    def slow(hub: str, username: str, servername: str) -> Any:
+        if servername.startswith("x"):
+            reads.append(servername)
+            going.wait(30)
+        return latest(hub, username, servername)
+
+    lab.ledger.latest_start = slow
+    paths = [f"api/servers/ana/x{number}/memory" for number in range(300)]
+    asked = [asyncio.create_task(lab.get(path)) for path in paths]
+    try:
+        refused = await first_answers(asked, len(paths) - looking.MOST_OF_ONE)
+        assert {answer.status for answer in refused} == {429}
+        assert 0 < len(reads) <= looking.MOST_OF_ONE
+    finally:
+        going.set()
+    statuses = [(await task).status for task in asked]
+    assert statuses.count(404) == looking.MOST_OF_ONE
+    assert containers.asked == []
+
+
+async def test_nobody_waits_longer_than_a_while_for_a_turn(lab: Site, hanging: Crowded) -> None:
+    lab.lab.kernels.turns = FairTurns(2, 16, 0.3)
+    lab.hub.add("second", "eva", ENTER, "custom:lab:admin")
+    holds = [
+        asyncio.create_task(lab.get(f"api/servers/s{number}/memory", token=token))
+        for number, token in enumerate(("admin", "second"))
+    ]
+    await asyncio.sleep(0.2)
+    answer = await lab.get(PATH)
+    assert (answer.status, answer.code, answer.headers["Retry-After"]) == (503, "too-busy", "5")
+    hanging.free.set()
+    assert [(await task).status for task in holds] == [200, 200]
+    assert (await lab.get(PATH)).status == 200

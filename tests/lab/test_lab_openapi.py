@@ -336,6 +336,8 @@ GOOD: dict[str, list[dict[str, Any]]] = {
     "post servers/{user}/{server}/restart": [
         {"path": {"user": "ana", "server": "thesis"}, "body": {}}
     ],
+    "get servers/{user}/restart": [{"path": {"user": "ana"}}],
+    "get servers/{user}/{server}/restart": [{"path": {"user": "ana", "server": "thesis"}}],
     "get servers/{user}/course": [{"path": {"user": "ana"}}],
     "get servers/{user}/{server}/course": [{"path": {"user": "ana", "server": "thesis"}}],
     "get servers/{user}/events": [{"path": {"user": "ana"}, "query": {"format": "json"}}],

@@ -85,6 +85,23 @@ async def test_ready_otherwise_goes_where_the_person_wanted(pending, page, story
     assert "spawn-pending" in page.url
 
 
+async def test_who_waits_for_a_turn_reads_how_many_start_before_them(pending, page):
+    said = [f"{ahead} servers are starting before yours." for ahead in (3, 2)]
+    turns = [(0.5, "start", {"stage": "turn", "message": one}) for one in said]
+    story = [*journals.hub_until("gpu"), *turns, *journals.hub_until("image")[2:]]
+    progress = progress_of(story)
+    pending.hub.progress += progress[:3]
+    await page.goto(pending_url(pending))
+    told = page.get_by_role("region", name="Your server is starting.")
+    await expect(told.get_by_text(said[0])).to_be_visible()
+    pending.hub.progress.append(progress[3])
+    await expect(told.get_by_text(said[1])).to_be_visible()
+    await shoot(page, "pending-turn")
+    pending.hub.progress += progress[4:]
+    await expect(told.get_by_text("Starting the container…")).to_be_visible()
+    await expect(told.get_by_text("before yours")).to_have_count(0)
+
+
 async def test_a_start_that_fails_says_why_and_offers_another(pending, page):
     pending.hub.progress += progress_of(journals.DIED)
     pending.hub.progress.append({"progress": 100, "failed": True, "message": "Spawn failed: it"})

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 
 import lab_journals as journals
-from lab_fakes import BY_HAND, FakeWaiting
+from lab_containers import put_containers
+from lab_fakes import BY_HAND, ENTER, FakeWaiting
 
 from pytorch_spawner.core.report import MAX_BYTES
 from pytorch_spawner.core.tickets import Ticket
+from pytorch_spawner.lab import report
 
 PATH = "api/servers/ana//report"
 
@@ -63,3 +65,35 @@ async def test_what_a_full_journal_says_stays_within_the_bound(site):
     text = (await site.get(PATH)).text
     assert len(text.encode()) <= MAX_BYTES
     assert "more lines left out" in text
+
+
+@BY_HAND
+async def test_what_the_notebooks_hold_is_in_it_if_somebody_looked_and_nobody_is_asked(site):
+    site.begin()
+    site.hub.add("admin", "adam", ENTER, "custom:lab:admin")
+    containers = put_containers(site)
+    assert "Memory" not in (await site.get(PATH)).text
+    assert containers.asked == []
+    await site.get("api/servers/ana//memory")
+    for token in ("ana-page", "admin"):
+        text = (await site.get(PATH, token=token)).text
+        assert "cv-03.ipynb holds 2.1 GiB of ana's server's memory and is computing." in text
+        assert "  week-1/cv-03.ipynb: memory 2.1 GiB, busy" in text.splitlines()
+    assert len(containers.asked) == 1
+    # A viewer reads the journal, and not what people call their notebooks.
+    answer = await site.get(PATH, token="kim-page")
+    assert answer.status == 200
+    assert "Memory" not in answer.text
+
+
+@BY_HAND
+async def test_a_look_of_a_minute_ago_or_at_the_start_before_is_not_in_it(site, monkeypatch):
+    site.begin()
+    put_containers(site)
+    await site.get("api/servers/ana//memory")
+    assert "Memory" in (await site.get(PATH)).text
+    with monkeypatch.context() as patch:
+        patch.setattr(report, "LOOKED_S", 0.0)
+        assert "Memory" not in (await site.get(PATH)).text
+    site.begin()
+    assert "Memory" not in (await site.get(PATH)).text

@@ -116,8 +116,10 @@ GET    api/caches/c0ffee000004    401 403 403  404  200   200   200    403  200 
 GET    api/leases                 401 200 200  200  200   200   200    200  200  403
 POST   api/servers/bo/stop        401 403 403  403  403   202   202    403  202  403
 POST   api/servers/ana/thesis/stop 401 403 403 403  403   202   202    403  202  403
-POST   api/servers/ana/restart    401 200 403  403  403   403   403    403  403  403
-POST   api/servers/ana/thesis/restart 401 200 403 403 403 403   403    403  403  403
+POST   api/servers/ana/restart    401 202 403  403  403   403   403    403  403  403
+POST   api/servers/ana/thesis/restart 401 202 403 403 403 403   403    403  403  403
+GET    api/servers/ana/restart    401 200 403  403  403   403   403    403  403  403
+GET    api/servers/ana/thesis/restart 401 200 403 403 403 403   403    403  403  403
 GET    api/servers/ana/events     401 200 403  403  200   200   200    403  200  200
 POST   api/servers/ana/events     401 403 403  403  403   403   403    403  403  200
 GET    api/servers/ana/thesis/events 401 200 403 403 200  200   200    403  200  403

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -44,12 +45,20 @@ class StandingLedger(MemoryLedger):
     all_grants: tuple[Grant, ...] = ()
     all_courses: tuple[Course, ...] = ()
     used_h: float = 0.0
+    seen_courses: list[tuple[Course, ...]] = field(default_factory=list)
+    reads: int = 0
 
     def grants(self, hub: str) -> tuple[Grant, ...]:
         return self.all_grants
 
     def courses(self, hub: str) -> tuple[Course, ...]:
+        self.reads += 1
         return self.all_courses
+
+    def courses_version(self, hub: str) -> int:
+        if not self.seen_courses or self.seen_courses[-1] is not self.all_courses:
+            self.seen_courses.append(self.all_courses)
+        return len(self.seen_courses)
 
     def week_hours(self, hub: str, username: str) -> dict[str, float]:
         return {"cv": self.used_h}
@@ -173,3 +182,18 @@ async def test_a_ledger_that_cannot_say_the_hours_does_not_keep_the_journal_back
         name, _, server = await viewer.next()
         assert (name, server["week"], server["next_class"]) == ("server", None, None)
         assert await viewer.numbers(1) == [1]
+
+
+async def test_however_many_look_the_manifests_are_read_once_until_one_changes(lab):
+    ledger, soon = lab.ledger, time.time() + 3600
+    ledger.all_courses = (course_that_meets("cnn", "Deep learning", soon, groups=("cv",)),)
+    tell(lab, UP)
+    before = ledger.reads
+    paths = [f"api/servers/ana//events?tab={number}" for number in range(8)]
+    for title in ("Deep learning", "Vision"):
+        ledger.all_courses = (course_that_meets("cnn", title, soon, groups=("cv",)),)
+        async with AsyncExitStack() as tabs:
+            viewers = [await tabs.enter_async_context(lab.stream(path)) for path in paths]
+            said = [(await viewer.next())[2]["next_class"]["title"] for viewer in viewers]
+        assert said == [title] * len(paths)
+    assert ledger.reads - before == 2

@@ -201,7 +201,7 @@ def hub_of(lab: Site, *left: int) -> list[str]:
 
 async def test_a_restart_is_asked_for_once_stops_the_server_and_starts_it_as_it_was(lab, page):
     told = hub_of(lab, 1, 1)
-    tell(lab, STATES["gpu-lost"].story)
+    start = tell(lab, STATES["gpu-lost"].story)
     await open_page(lab, page)
     await page.get_by_role("button", name="Restart your server…").click()
     dialog = page.get_by_role("dialog", name="Restart your server?")
@@ -213,9 +213,59 @@ async def test_a_restart_is_asked_for_once_stops_the_server_and_starts_it_as_it_
     assert told == []
     await page.get_by_role("button", name="Restart your server…").click()
     await dialog.get_by_role("button", name="Restart now").click()
+    await expect(dialog.get_by_role("button", name="Stopping your server…")).to_be_visible()
+    lab.ledger.end_start(start.id, "stopped")
     await expect(page.get_by_role("heading", name="The hub starts it")).to_be_visible()
     assert told == ["DELETE ana", "GET ana", "GET ana", "GET ana"]
     assert page.url.endswith("/hub/spawn/ana?image=lab%2Fbase%3A1&gpus=1&share=whole")
+
+
+async def test_the_page_asks_as_soon_as_its_stream_says_that_the_server_ended(lab, page):
+    told = hub_of(lab, 0, 1)
+    start = tell(lab, STATES["gpu-lost"].story)
+    await open_page(lab, page)
+    await page.get_by_role("button", name="Restart your server…").click()
+    dialog = page.get_by_role("dialog", name="Restart your server?")
+    await dialog.get_by_role("button", name="Restart now").click()
+    # It shows that it goes on, and neither a second press nor Escape can disturb it.
+    running = dialog.get_by_role("button", name=re.compile(r"Stopping your server… 1 s"))
+    await expect(running).to_be_disabled()
+    await expect(dialog.get_by_role("button", name="Not now")).to_be_disabled()
+    await page.keyboard.press("Escape")
+    await expect(dialog).to_be_visible()
+    assert told == ["DELETE ana", "GET ana"], "nobody asks while the stream is there to say it"
+    lab.ledger.end_start(start.id, "stopped")
+    began = time.monotonic()
+    await expect(page.get_by_role("heading", name="The hub starts it")).to_be_visible()
+    assert time.monotonic() - began < 2.5
+    assert told == ["DELETE ana", "GET ana", "GET ana"]
+
+
+async def test_a_stop_that_takes_long_says_so_and_lets_one_go(lab, page):
+    hub_of(lab, *[1] * 100)
+    await page.clock.install()
+    start = tell(lab, STATES["gpu-lost"].story)
+    await open_page(lab, page)
+    await page.get_by_role("button", name="Restart your server…").click()
+    dialog = page.get_by_role("dialog", name="Restart your server?")
+    await dialog.get_by_role("button", name="Restart now").click()
+    for _ in range(16):
+        await page.clock.run_for(5000)
+        await page.wait_for_timeout(50)
+    await expect(dialog.get_by_text("This takes longer than usual")).to_be_visible()
+    await dialog.get_by_role("button", name="Close").click()
+    await expect(dialog).to_be_hidden()
+    # What was left behind goes on from the page, with the same choice.
+    lab.ledger.end_start(start.id, "stopped")
+    await page.clock.run_for(2000)
+    await expect(verdict(page)).to_have_text("Your server is stopped.")
+    again = page.get_by_role("button", name="Start it again")
+    address = "/hub/spawn/ana?image=lab%2Fbase%3A1&gpus=1&share=whole"
+    await expect(again).to_have_attribute("href", address)
+    anew = page.get_by_role("button", name="Choose anew…")
+    await expect(anew).to_have_attribute("href", "/hub/spawn/ana")
+    await again.click()
+    await expect(page.get_by_role("heading", name="The hub starts it")).to_be_visible()
 
 
 async def test_a_hub_that_refuses_is_a_sentence_and_one_can_try_again(lab, page):
@@ -238,11 +288,11 @@ async def test_a_restart_of_what_another_tab_restarted_stops_nothing(lab):
     told = hub_of(lab)
     old = tell(lab, STATES["gpu-lost"].story)
     new = tell(lab, UP)
-    for start, status in ((old.id, 409), ("", 200), (new.id, 200)):
+    for start, status in ((old.id, 409), ("", 202), (new.id, 202)):
         told.clear()
         answer = await lab.send("POST", "api/servers/ana//restart", {"start": start}, "ana-page")
         assert answer.status == status, answer.text
-        assert ("DELETE ana" in told) == (status == 200)
+        assert ("DELETE ana" in told) == (status == 202)
 
 
 async def test_somebody_elses_server_cannot_be_restarted_and_its_verdict_is_the_labs_own(lab, page):

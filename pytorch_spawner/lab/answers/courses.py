@@ -8,7 +8,10 @@ from pytorch_spawner.lab.answers.common import Answer
 
 
 class CourseStep(Answer):
-    """One step of a preload; its notes are whatever the notebooks gave rise to."""
+    """One step of a preload; its notes are whatever the notebooks gave rise to.
+
+    is_given_up: it was ended because the class began, and nothing is known to be wrong.
+    """
 
     name: Literal["fetch", "check", "image", "smoke", "warm"]
     label: str
@@ -16,6 +19,7 @@ class CourseStep(Answer):
     message: str
     seconds: float | None
     notes: list[str]
+    is_given_up: bool
 
 
 class CourseSession(Answer):

@@ -39,9 +39,10 @@ class Stopping(Answer):
 
 
 class Restarting(Answer):
-    """The hub has stopped it; the address that starts it again."""
+    """Once it is stopped, the address that starts it again; until then, what to ask (GET)."""
 
-    start_url: str
+    start_url: str | None
+    poll: str | None
 
 
 class Event(Answer):

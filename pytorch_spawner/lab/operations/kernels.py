@@ -18,7 +18,7 @@ OPERATIONS: Final = (
             "What each notebook of a running server holds; looked up when it is asked for",
             USER_OF,
             kernels.HeldMemory,
-            errors=(404,),
+            errors=(404, 429),
         )
         for path in SERVER_PATHS
     ),
@@ -29,7 +29,7 @@ OPERATIONS: Final = (
             "Shut a notebook's kernel down: its variables are lost, its file is not touched",
             USER_OF,
             kernels.KernelStopped,
-            errors=(404,),
+            errors=(404, 429),
         )
         for path in SERVER_PATHS
     ),

@@ -37,11 +37,24 @@ OPERATIONS: Final = (
         Operation(
             "post",
             f"servers/{path}/restart",
-            "Stop one's own server, and learn where to start it again with the same choice",
+            "Stop one's own server, to start it again with the same choice",
             OWN,
             servers.Restarting,
+            status=202,
             body=schemas.RestartServer,
             errors=(400, 404, 409, 502),
+        )
+        for path in SERVER_PATHS
+    ),
+    *(
+        Operation(
+            "get",
+            f"servers/{path}/restart",
+            "Whether it is stopped, and where to start it again with the same choice",
+            OWN,
+            servers.Restarting,
+            query={"start": TEXT},
+            errors=(404, 409, 502),
         )
         for path in SERVER_PATHS
     ),

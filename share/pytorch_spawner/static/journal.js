@@ -25,6 +25,7 @@ export function emptyState() {
     url: "",
     end: null, // {kind: "failed" | "stopped" | "cancelled", message, remedy, code, logTail, at}
     queue: null, // {place, of, reason, expectedAt, since, canStartCpu, isLive}, as last heard
+    turn: "", // what is told while others start first; "" once the start goes on
     hasGpuNews: false,
     gpus: [],
     share: "",
@@ -90,6 +91,7 @@ const FOLDERS = {
       state.until = state.ending.until ?? state.until;
       return;
     }
+    state.turn = stage === "turn" ? text(data.message, MAX_SENTENCE) : "";
     // The warm-up begins after Lab answers, so its own events come too late for the pending page.
     if (data.warmup === true) state.warmupComing = true;
     const waited = stage === "gpu" ? number(data.waited_s, 0, MAX_SECONDS) : null;

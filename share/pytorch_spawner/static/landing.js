@@ -56,14 +56,8 @@ function soon(page) {
   requestAnimationFrame(page.redraw);
 }
 
-function primary({ config, state, isUnknown, restart }) {
-  if (isUnknown || state.end) {
-    if (!config.isOwner) return [];
-    const label = state.end?.kind === "failed" ? "Try again" : "Start it";
-    const links = [{ label, href: config.spawnUrl }];
-    if (mayStartWithoutGpu(state)) links.push(withoutGpu(config));
-    return links;
-  }
+function primary({ config, state, server, isUnknown, restart }) {
+  if (isUnknown || state.end) return config.isOwner ? ways(config, state, server) : [];
   // The hub takes such a request from its own pages only, so the choice is made there.
   if (isQueueing(state)) {
     return config.isOwner ? [{ label: "Leave, or start without a GPU…", href: pendingUrl(config) }] : [];
@@ -72,6 +66,18 @@ function primary({ config, state, isUnknown, restart }) {
   const open = { label: "Open JupyterLab ▸", href: state.isUp ? config.labUrl : null };
   if (!config.isOwner || !restartCheck(state)) return [open];
   return [{ label: "Restart your server…", act: restart }, { ...open, isSecond: true }];
+}
+
+// Into a new start. What failed may have failed because of what was chosen, so that is asked anew.
+function ways(config, { end, seq }, { start_url: same }) {
+  if (end && end.kind !== "failed" && same) {
+    return [
+      { label: "Start it again", href: same },
+      { label: "Choose anew…", href: config.spawnUrl, isSecond: true },
+    ];
+  }
+  const again = { label: end?.kind === "failed" ? "Try again" : "Start it", href: config.spawnUrl };
+  return mayStartWithoutGpu({ end, seq }) ? [again, withoutGpu(config)] : [again];
 }
 
 function pendingUrl({ spawnUrl }) {

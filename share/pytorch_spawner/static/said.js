@@ -11,7 +11,7 @@ export function judge(state, who) {
   if (state.isUp) return judgeUp(state, who);
   if (isQueueing(state)) return judgeQueue(state, who);
   const next = nextStage(state);
-  const detail = state.seq ? `${next.doing}…` : "Waiting for the first news of it…";
+  const detail = state.turn || (state.seq ? `${next.doing}…` : "Waiting for the first news of it…");
   return { tone: "wait", sentence: `${who.Your} server is starting.`, detail };
 }
 

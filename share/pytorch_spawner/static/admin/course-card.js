@@ -2,7 +2,15 @@
 
 import { h } from "../dom.js";
 import { exact, plural } from "../said.js";
-import { countWords, seatWords, sessionTime, short, stepItem, verdictLine } from "./course-words.js";
+import {
+  countWords,
+  seatWords,
+  sessionTime,
+  short,
+  stepItem,
+  untriedStep,
+  verdictLine,
+} from "./course-words.js";
 import { studentTable } from "./course-students.js";
 import { agoTime } from "./list-page.js";
 
@@ -121,7 +129,7 @@ function findings({ name, steps }) {
 function mainActions(course, config) {
   const { task, candidate, verdict } = course;
   const canPublish = !task && candidate.is_new;
-  const isFirst = canPublish && verdict !== "bad";
+  const isFirst = canPublish && verdict !== "bad" && !untriedStep(course);
   const isNeeded = !isFirst && verdict !== "ok";
   const trial = tryLink(course, config);
   return h(

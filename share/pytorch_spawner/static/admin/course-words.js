@@ -31,8 +31,14 @@ export function verdictLine({ verdict, sentence }) {
   );
 }
 
-export function stepItem({ state, label, seconds: took, message }) {
-  const [mark, words] = STATES[state];
+// The step at which a preload was given up, so that what it fetched is not tried; a course works without its warm cache.
+export function untriedStep({ steps }) {
+  return steps.find(({ name, is_given_up: isGivenUp }) => isGivenUp && name !== "warm");
+}
+
+export function stepItem({ state, label, seconds: took, message, is_given_up: isGivenUp }) {
+  const [mark, known] = STATES[state];
+  const words = isGivenUp ? "given up" : known;
   const time =
     took === null || state === "waiting" ? "" : h("span", { class: "lab-quiet text-nowrap" }, ` ${seconds(took)}`);
   return h(

@@ -7,7 +7,7 @@ import { openForm, openYaml } from "./course-edit.js";
 import { openLink } from "./course-link.js";
 import { openReset } from "./course-students.js";
 import { openTimetable } from "./course-timetable.js";
-import { short } from "./course-words.js";
+import { short, untriedStep } from "./course-words.js";
 import { loader, renewNamed, stateBox } from "./list-page.js";
 import { follow } from "./live.js";
 import { plural } from "../said.js";
@@ -230,20 +230,23 @@ function preload(page, { name }) {
   return done(page, `courses/${name}/preload`);
 }
 
-async function publish(page, { name, candidate, published, students, steps, content_etag: etag }) {
+async function publish(page, course) {
+  const { name, candidate, published, students, steps, content_etag: etag } = course;
   const failed = steps.find(({ state }) => state === "failed");
+  const untried = untriedStep(course);
   const says = candidate.says ? `“${candidate.says}” ` : "";
   const instead = published.commit ? ` in the place of ${short(published.commit)}` : "";
   const text = [
     `${short(candidate.commit)} ${says}goes out${instead}: running servers get it within seconds, all others at their next start.`,
     "What students changed themselves is kept.",
-    failed ? `The last preload failed at: ${failed.label}. ${failed.message}` : "",
+    untried ? `It was not tried to the end: the last preload was given up at: ${untried.label}. ${untried.message}` : "",
+    failed && !untried ? `The last preload failed at: ${failed.label}. ${failed.message}` : "",
   ];
   const isSure = await confirmDialog({
     title: `Publish ${short(candidate.commit)} to ${plural(students.total, "student")}?`,
     text: text.filter(Boolean).join(" "),
     label: "Publish",
-    danger: Boolean(failed),
+    danger: Boolean(failed || untried),
   });
   if (isSure) await done(page, `courses/${name}/publish`, { etag });
 }

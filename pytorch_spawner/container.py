@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from docker.errors import APIError, DockerException, NotFound
 
@@ -24,6 +25,8 @@ from pytorch_spawner.traits import LabTraits
 
 _READY_POLL_S = 0.05
 _ALIVE_POLL_S = 0.3
+
+T = TypeVar("T")
 
 
 class ContainerSpawner(LabTraits):
@@ -165,24 +168,35 @@ class ContainerSpawner(LabTraits):
         Side by side, because a connection to the address of a container that just died hangs until
         it times out, and the student would wait for the reason.
         """
-        ready = asyncio.create_task(self._poll_until_ready(url))
-        death = asyncio.create_task(self._watch_for_death())
-        try:
-            done, _ = await asyncio.wait(
-                {ready, death}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
-            )
-        finally:
-            ready.cancel()
-            death.cancel()
-        if ready in done:
-            return ready.result()
-        if death in done:
-            await death  # raises
+        answered = await self._while_alive(self._poll_until_ready(url), timeout_s)
+        if answered is not None:
+            return answered
         raise NotReadyInTime(
             f"The container runs, but JupyterLab did not answer within {timeout_s:.0f} s. Try "
             "again; if it happens again, show this to an admin.",
             log_tail=await self._log_tail(),
         )
+
+    async def _while_alive(self, what: Coroutine[Any, Any, T], timeout_s: float) -> T | None:
+        """Wait for something as long as the container lives; None where the time is up.
+
+        Raises:
+            ContainerDied: It does not live any more.
+        """
+        awaited = asyncio.create_task(what)
+        death = asyncio.create_task(self._watch_for_death())
+        try:
+            done, _ = await asyncio.wait(
+                {awaited, death}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            awaited.cancel()
+            death.cancel()
+        if awaited in done:
+            return awaited.result()
+        if death in done:
+            await death  # raises
+        return None
 
     async def _poll_until_ready(self, url: str) -> str:
         base = self.server.base_url if self.server else "/"

@@ -27,7 +27,6 @@ async def render_form(spawner: Asks) -> str:
         or len(offer.pools) > 1
         or len(offer.shares) > 1
         or len(offer.courses) > 1
-        or not offer.chosen.issuperset(offer.courses)
     )
     if spawner.ask_options == "never" or (spawner.ask_options == "auto" and not has_choice):
         return ""
@@ -35,7 +34,8 @@ async def render_form(spawner: Asks) -> str:
     usual = {"": "what the course uses"} if offer.courses else {}
     fields = []
     if offer.courses:
-        fields.append(_courses(offer))
+        titles = {name: one.title for name, one in offer.courses.items()}
+        fields.append(_select("course", "Course", {**titles, "": "none"}, next(iter(titles))))
     if offer.has_auto and len(offer.images) > 1:
         usual_image = {AUTO: "the best that fits the GPU"}
     else:
@@ -61,13 +61,6 @@ async def render_form(spawner: Asks) -> str:
     return "".join(fields)
 
 
-def _courses(offer: Offer) -> str:
-    """The courses. Who chose none of them before has to say: anybody's course may name them."""
-    titles = {name: one.title for name, one in offer.courses.items()}
-    usual = next((name for name in titles if name in offer.chosen), None)
-    return _select("course", "Course", {**titles, "": "none"}, usual)
-
-
 def _images(offer: Offer, usual: Mapping[str, str]) -> str:
     """The images; one that runs on no GPU of this lab cannot be chosen, and says why."""
     names = {name: name for name in offer.images}
@@ -90,21 +83,16 @@ def _select(
     name: str,
     label: str,
     options: Mapping[str, str],
-    selected: str | None = "",
+    selected: str = "",
     unfit: Collection[str] = (),
 ) -> str:
-    """A choice; where none is ``selected`` the browser sends nothing before one is made."""
     choices = "".join(
         f'<option value="{escape(value)}"{" selected" if value == selected else ""}'
         f"{' disabled' if value in unfit else ''}>"
         f"{escape(text)}</option>"
         for value, text in options.items()
     )
-    required = ""
-    if selected is None:
-        # HTML's "placeholder label option": the first one, whose value is empty.
-        required, choices = " required", f'<option value="" selected>choose…</option>{choices}'
     return (
         f'<div class="mb-3"><label class="form-label" for="{name}">{label}</label>'
-        f'<select class="form-select" id="{name}" name="{name}"{required}>{choices}</select></div>'
+        f'<select class="form-select" id="{name}" name="{name}">{choices}</select></div>'
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
 
@@ -75,7 +75,6 @@ class PyTorchSpawner(TeachingSpawner):
     async def offer(self) -> request.Offer:
         """What this lab offers to this user now."""
         inventory = await self.lab.gpus.offered(gpu_spec(self))
-        courses = await self.course_choices()
         most = min(self.max_gpus, len([gpu for gpu in inventory.gpus if gpu.slots]))
         return request.Offer(
             images=self.image_names,
@@ -83,12 +82,12 @@ class PyTorchSpawner(TeachingSpawner):
             default_gpus=min(self.default_gpus, most),
             shares=request.shares_of(inventory),
             pools=inventory.pools,
-            courses=courses,
+            courses=await self.course_choices(),
             on_busy=self.on_busy,
             granted=await self._granted() if most else None,
             unfit=await self.unfit_images(inventory.gpus) if most else {},
             has_auto=bool(await self.known_images()),
-            chosen=await self.chosen_courses(courses),
+            defaults_to_course=not self.user.admin,
         )
 
     async def _granted(self) -> int | None:
@@ -117,7 +116,7 @@ class PyTorchSpawner(TeachingSpawner):
         self._is_up = self._was_asked_to_stop = self._has_exited_well = False
         self._prepull()
         async with self._failures_told():
-            if (options := await self.take_task(wanted.course)) is not None:
+            if (options := await self.take_task()) is not None:
                 wanted = self._request = request.parse(options, await self.offer())
             is_auto = wanted.image == request.AUTO
             wanted, instead = await self.settle_image(wanted)
@@ -179,7 +178,11 @@ class PyTorchSpawner(TeachingSpawner):
         if self._start is not None:
             await self.lab.note(self._start, "queue", describe_place(wait))
 
-    async def _tell_turn(self, ahead: int) -> None:
+    async def _tell_turn(self, ahead: int, waited_s: float) -> None:
+        if not ahead:
+            said, waited_s = "Your server starts now.", round(waited_s, 2)
+            await self._tell("turn", said, ahead=0, waited_s=waited_s)
+            return
         said = "1 server is" if ahead == 1 else f"{ahead} servers are"
         await self._tell("turn", f"{said} starting before yours.", ahead=ahead)
 
@@ -240,8 +243,8 @@ class PyTorchSpawner(TeachingSpawner):
         if came is None or not has_more or not is_asked_by_page(self.handler):
             return
         left_s = max(0.0, began + _PAGE_WITHIN_S - time.monotonic())
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(came.wait(), left_s)
+        async with self._failures_told():
+            await self._while_alive(came.wait(), left_s)
 
     async def _start_container(self, began: float) -> str:
         async with self._failures_told():

@@ -7,7 +7,7 @@ published next instead of what students have.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -68,26 +68,8 @@ class TeachingSpawner(WarmingSpawner):
             for one in mine
         }
 
-    async def chosen_courses(self, names: Iterable[str]) -> frozenset[str]:
-        """Those of some courses that this person's starts were for before; none for an admin.
-
-        Anybody who manages courses may name anybody in a manifest. Whom it names has a copy only
-        once a start of theirs asked for the course.
-        """
-        if self.user.admin or not (asked := tuple(names)):
-            return frozenset()
-        hub, who = self.lab.hub, self.user.name
-        try:
-            return await self.lab.call(lambda ledger: ledger.copies_of(hub, who, asked))
-        except LabError as error:
-            self.log.warning("%s: its courses are not known: %s", self._log_name, error)
-            return frozenset()
-
-    async def take_task(self, wanted: str) -> Mapping[str, Any] | None:
+    async def take_task(self) -> Mapping[str, Any] | None:
         """Find out whether this start is one of the lab's own: a build, a smoke test, a try.
-
-        Args:
-            wanted: Name of the course that the start is for; "" for none.
 
         Returns:
             The options of its start, whatever the start said; None for everybody else's.
@@ -107,7 +89,7 @@ class TeachingSpawner(WarmingSpawner):
             return {"course": self._tried.name, "on_busy": "queue"}
         if self.name.startswith(courses.TRY):
             known = await self._all_courses()
-            self._tried = courses.tried_course(known, self.user.name, self.name, wanted)
+            self._tried = courses.tried_course(known, self.user.name, self.name)
             if self._tried is not None:
                 self._name_throw_away()
                 return {**self._said_without_course(), "course": self._tried.name}

@@ -531,8 +531,7 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
         config=True,
         help="""
         Whether a start asks for image, GPU and course first. ``"auto"`` (default): only where there
-        is more than one image, pool or course, more than one GPU per server, or a course that the
-        person never chose. With ``"never"`` a course is chosen by its link.
+        is more than one image, pool or course, or more than one GPU per server.
 
         Example: ``c.PyTorchSpawner.ask_options = "always"``
         """,

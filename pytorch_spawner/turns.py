@@ -16,6 +16,14 @@ _LOOK_S: Final = 0.5
 # entry of a journal, so whoever is far back is told less often: every 5 s behind 50 others.
 _TELL_S: Final = 1.0
 _TELL_S_PER_AHEAD: Final = 0.1
+# Of a class that comes at once, nobody's first word is written in the same moment as another's.
+_APART_S: Final = 0.005
+# Words are written before the start goes on, so that its journal is in order; but a start that may
+# begin does not stand still for a ledger that is locked.
+_WRITE_S: Final = 0.25
+
+# Of how many are starting before one that waits, and of the seconds it waited once that is 0.
+OnWait = Callable[[int, float], Awaitable[None]]
 
 
 class StartingPlaces:
@@ -31,13 +39,15 @@ class StartingPlaces:
     def __init__(self, is_busy: Callable[[], bool]) -> None:
         self._places = Places()
         self._turns = Turns(is_busy)
+        # What is still being told to those who may start.
+        self._last_words: dict[asyncio.Future[None], object] = {}
 
     async def take(
         self,
         starter: object,
         at_once: int,
         boots_at_once: int,
-        on_wait: Callable[[int], Awaitable[None]],
+        on_wait: OnWait,
     ) -> None:
         """Wait until a container may be started; until then the GPU waits.
 
@@ -48,29 +58,53 @@ class StartingPlaces:
             starter: Who starts.
             at_once: Most containers being started at the same time; 0 for no limit.
             boots_at_once: Most that boot at the same time; 0 for no limit.
-            on_wait: Called with how many are starting before this one (>= 1), after a second of
-                waiting and whenever that has changed, at most once a second.
+            on_wait: Called with how many are starting before this one (>= 1), after one to two
+                seconds of waiting and whenever that has changed, at most once a second; and once
+                more, with 0 and the seconds waited, when one that was told so may start. Nobody
+                waits for that last word longer than a moment, so it may come after the return, but
+                not after ``leave``.
         """
         taking = asyncio.ensure_future(self._take(starter, at_once, boots_at_once))
-        told = 0
+        telling = asyncio.ensure_future(self._tell(starter, taking, on_wait))
         try:
-            while not taking.done():
-                await asyncio.wait({taking}, timeout=max(_TELL_S, told * _TELL_S_PER_AHEAD))
-                ahead = self.ahead(starter)
-                if ahead not in (0, told):
-                    told = ahead
-                    await on_wait(ahead)
+            await asyncio.wait({taking, telling}, return_when=asyncio.FIRST_COMPLETED)
+            if not taking.done():
+                telling.result()  # it has failed: before the place is there, nothing else ends it
             taking.result()
+            self._last_words[telling] = starter
+            telling.add_done_callback(self._last_words.pop)
+            await asyncio.wait({telling}, timeout=_WRITE_S)
+            if telling.done() and not telling.cancelled():
+                telling.result()
         except BaseException:
             taking.cancel()
+            telling.cancel()
             self.leave(starter)
             raise
 
-    async def _take(self, starter: object, at_once: int, boots_at_once: int) -> None:
+    async def _take(self, starter: object, at_once: int, boots_at_once: int) -> float:
+        """Wait; how long that was, in seconds."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
         if at_once:
             await self._places.take(starter, at_once)
         if boots_at_once:
             await self._turns.take(starter, boots_at_once)
+        return clock() - began
+
+    async def _tell(self, starter: object, taking: asyncio.Future[float], on_wait: OnWait) -> None:
+        """Say how many are ahead until it may start, and then that it may: one after the other."""
+        await asyncio.wait({taking}, timeout=_TELL_S)
+        await asyncio.wait({taking}, timeout=self.ahead(starter) * _APART_S % 1.0)
+        told = 0
+        while not taking.done():
+            ahead = self.ahead(starter)
+            if ahead not in (0, told):
+                told = ahead
+                await on_wait(ahead, 0.0)
+            await asyncio.wait({taking}, timeout=max(_TELL_S, told * _TELL_S_PER_AHEAD))
+        if told and not taking.cancelled():
+            await on_wait(0, taking.result())
 
     def ahead(self, starter: object) -> int:
         """How many are starting before one that waits; 0 for one that does not wait."""
@@ -80,6 +114,9 @@ class StartingPlaces:
         """The container answers, or the start is over; calling it again changes nothing."""
         self._places.leave(starter)
         self._turns.leave(starter)
+        for telling, who in tuple(self._last_words.items()):
+            if who is starter:
+                telling.cancel()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -204,8 +241,11 @@ class Turns(Places):
     def _gave(self, holder: object) -> None:
         loop = asyncio.get_running_loop()
         self._ends[id(holder)] = loop.call_later(_HOLD_S, self._let_go, holder)
-        if self._timer is None:
-            self._timer = loop.call_later(_LOOK_S, self._look_again)
+
+    def _look(self) -> None:
+        super()._look()
+        if self._waiting and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look_again)
 
     def _let_go(self, holder: object) -> None:
         # Else it would end the next turn of the same holder before its time.
@@ -224,7 +264,6 @@ class Turns(Places):
     def _look_again(self) -> None:
         self._timer = None
         if self._waiting:
-            self._timer = asyncio.get_running_loop().call_later(_LOOK_S, self._look_again)
             self._has_spare = not self._is_busy()
             self._look()
             self._has_spare = False

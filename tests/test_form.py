@@ -70,7 +70,7 @@ TAUGHT = replace(ONE, courses={"cv": CourseChoice("<i>Vision</i>"), "nlp": Cours
 
 
 async def test_who_belongs_to_two_courses_is_asked_which_and_else_gets_what_it_uses() -> None:
-    page = await render_form(spawner(replace(TAUGHT, chosen=frozenset(TAUGHT.courses))))
+    page = await render_form(spawner(TAUGHT))
     assert '<option value="cv" selected>&lt;i&gt;Vision&lt;/i&gt;</option>' in page
     assert '<option value="" selected>none</option>' not in page
     for field in ("image", "gpus"):
@@ -78,26 +78,8 @@ async def test_who_belongs_to_two_courses_is_asked_which_and_else_gets_what_it_u
         assert '<option value=""' in page[start : start + 120]
 
 
-async def test_who_chose_the_only_course_before_is_not_asked() -> None:
-    offer = replace(ONE, courses={"cv": CourseChoice("Vision")}, chosen=frozenset({"cv"}))
-    assert not await render_form(spawner(offer))
-
-
-async def test_whom_a_course_names_has_to_choose_it_once() -> None:
-    page = await render_form(spawner(replace(ONE, courses={"cv": CourseChoice("Vision")})))
-    start = page.index('id="course"')
-    field = page[start : page.index("</select>", start)]
-    assert field.startswith('id="course" name="course" required><option value="" selected>choose')
-    assert '<option value="cv">Vision</option>' in field
-    assert field.endswith('<option value="">none</option>')
-    assert field.count("selected") == 1
-
-
-async def test_a_strangers_course_does_not_take_the_place_of_ones_own() -> None:
-    courses = {"a": CourseChoice("A stranger's"), "nlp": CourseChoice("Talking")}
-    page = await render_form(spawner(replace(ONE, courses=courses, chosen=frozenset({"nlp"}))))
-    assert '<option value="nlp" selected>Talking</option>' in page
-    assert "required" not in page
+async def test_who_belongs_to_one_course_alone_is_not_asked() -> None:
+    assert not await render_form(spawner(replace(ONE, courses={"cv": CourseChoice("Vision")})))
 
 
 async def test_an_image_that_fits_no_gpu_cannot_be_chosen_and_says_why() -> None:

@@ -19,7 +19,7 @@ from pytorch_spawner import spawner as spawner_module
 from pytorch_spawner import turns
 from pytorch_spawner.adapters.hub import StartRefused
 from pytorch_spawner.core.request import Request
-from pytorch_spawner.errors import EngineUnavailable
+from pytorch_spawner.errors import ContainerDied, EngineUnavailable
 from pytorch_spawner.spawner import PyTorchSpawner
 
 Make = Callable[[str], PyTorchSpawner]
@@ -169,7 +169,11 @@ def run(make: Make, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         async def answers(spawner: PyTorchSpawner, began: float) -> str:
             return "http://10.0.0.1:8888"
 
+        async def lives(spawner: PyTorchSpawner) -> None:
+            await asyncio.Event().wait()
+
         monkeypatch.setattr(PyTorchSpawner, "_start_container", answers)
+        monkeypatch.setattr(PyTorchSpawner, "_watch_for_death", lives)
         spawner = make("")
         spawner.warmup = warmup
         spawner.handler = by and by.__new__(by)
@@ -223,3 +227,17 @@ async def test_a_page_of_an_earlier_start_is_not_this_ones(run: Callable[..., An
     spawner._note_page(earlier)
     assert not spawner._page_came.is_set()
     started.cancel()
+
+
+async def test_a_container_that_dies_before_the_page_comes_is_a_failed_start_with_its_reason(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawner, started = await run()
+
+    async def dies(spawner: PyTorchSpawner) -> None:
+        raise ContainerDied("It ran out of memory.", log_tail=("Killed",))
+
+    monkeypatch.setattr(PyTorchSpawner, "_watch_for_death", dies)
+    with pytest.raises(StartRefused, match="out of memory"):
+        await started
+    assert "It ran out of memory." in await journal(spawner)

@@ -17,7 +17,7 @@ from pytorch_spawner.rules import boots_at_once
 from pytorch_spawner.shared import Lab
 from pytorch_spawner.spawner import PyTorchSpawner
 from pytorch_spawner.traits import LabTraits
-from pytorch_spawner.turns import Places, StartingPlaces, Turns
+from pytorch_spawner.turns import OnWait, Places, StartingPlaces, Turns
 
 
 class _Jumping(selectors.SelectSelector):
@@ -60,7 +60,7 @@ def now() -> float:
 
 
 async def settle() -> None:
-    for _ in range(8):
+    for _ in range(16):
         await asyncio.sleep(0)
 
 
@@ -238,6 +238,28 @@ def test_a_second_turn_of_the_same_server_is_as_long_as_its_first() -> None:
     run(scene())
 
 
+def test_a_late_comer_begins_at_the_next_look_on_an_idle_machine() -> None:
+    async def scene() -> None:
+        starters = at(Turns(lambda: False), 1)
+        await starters.come(0)
+        await asyncio.sleep(0.6)  # nobody waited so far
+        await starters.come(1)
+        await asyncio.sleep(10)
+        assert starters.at == {0: 0.0, 1: 1.1}
+
+    run(scene())
+
+
+def test_whoever_is_left_after_a_look_that_gave_nothing_is_looked_at_again() -> None:
+    async def scene() -> None:
+        starters = at(Turns(lambda: now() < 1.0), 1)
+        await starters.come(0, 1)
+        await asyncio.sleep(10)
+        assert starters.at == {0: 0.0, 1: 1.0}
+
+    run(scene())
+
+
 def test_nothing_is_left_to_run_once_everybody_has_begun() -> None:
     async def scene() -> None:
         looks = 0
@@ -286,18 +308,20 @@ def test_a_loop_that_ended_leaves_neither_timers_nor_holders_behind() -> None:
 
 
 class Said:
-    """What those who wait are told, with the time."""
+    """What those who wait are told, with the time; and that they may start, with their wait."""
 
     def __init__(self) -> None:
         self.words: list[tuple[float, int]] = []
+        self.given: list[tuple[float, float]] = []
 
-    async def __call__(self, ahead: int) -> None:
-        self.words.append((now(), ahead))
+    async def __call__(self, ahead: int, waited_s: float) -> None:
+        if ahead:
+            self.words.append((now(), ahead))
+        else:
+            self.given.append((now(), round(waited_s, 3)))
 
 
-def starting(
-    places: StartingPlaces, at_once: int, boots: int, said: Callable[[int], Awaitable[None]]
-) -> Starters:
+def starting(places: StartingPlaces, at_once: int, boots: int, said: OnWait) -> Starters:
     return Starters(lambda who: places.take(who, at_once, boots, said), places.leave)
 
 
@@ -310,12 +334,13 @@ def test_whoever_waits_is_told_how_many_are_before_them_and_when_that_changes() 
         await asyncio.sleep(0.9)
         assert said.words == []  # no more than a moment
         await asyncio.sleep(2.0)
-        assert said.words == [(1.0, 4)]  # and nothing new at 2 s
+        assert said.words == [(1.02, 4)]  # and nothing new at 2 s
         await others.leave(0)
         await others.leave(1)  # at 2.9 s: number 3 begins, and number 10
         assert mine.began == [10]
         await asyncio.sleep(10)
-        assert said.words == [(1.0, 4)]
+        assert said.words == [(1.02, 4)]
+        assert said.given == [(2.9, 2.9)]
 
     run(scene())
 
@@ -331,7 +356,8 @@ def test_it_is_told_at_most_each_second_however_often_it_changes() -> None:
             await asyncio.sleep(0.3)
             await others.leave(number)
         assert mine.began == [10]
-        assert said.words == [(1.0, 9), (2.0, 6), (3.0, 3)]
+        assert said.words == [(1.045, 9), (2.045, 6), (3.045, 3)]
+        assert said.given == [(3.65, 3.65)]
 
     run(scene())
 
@@ -342,12 +368,12 @@ def test_whoever_is_far_back_is_told_less_often() -> None:
         others, mine = starting(places, 1, 0, Said()), starting(places, 1, 0, said)
         await others.come(*range(100))
         await mine.come(150)
-        await asyncio.sleep(0.5)
+        await asyncio.sleep(0.25)
         for number in range(100):
             await asyncio.sleep(1)
             await others.leave(number)
         times = [when for when, _ in said.words]
-        assert times[:3] == [1.0, 11.0, 20.0]  # a tenth of those ahead, in seconds
+        assert times[:3] == [1.5, 11.4, 20.3]  # a tenth of those ahead, in seconds
         assert {round(b - a, 3) for a, b in zip(times[-8:], times[-7:], strict=False)} == {1.0}
         assert len(times) < 40
         assert [ahead for _, ahead in said.words] == sorted(
@@ -364,8 +390,34 @@ def test_who_waits_for_a_turn_is_told_too() -> None:
         await everybody.come(*range(5))
         await asyncio.sleep(10)
         assert everybody.at == {0: 0.0, 1: 0.0, 2: 1.5, 3: 1.5, 4: 3.0}
-        # At 1 s numbers 2, 3 and 4; at 2 s number 4 again, behind the two that boot now.
-        assert sorted(said.words) == [(1.0, 2), (1.0, 3), (1.0, 4), (2.0, 2)]
+        # After 1 s numbers 2, 3 and 4; after 2 s number 4 again, behind the two that boot now.
+        assert said.words == [(1.01, 2), (1.015, 3), (1.02, 4), (2.02, 2)]
+        assert said.given == [(1.5, 1.5), (1.5, 1.5), (3.0, 3.0)]
+
+    run(scene())
+
+
+def test_two_hundred_who_come_at_once_are_not_told_in_the_same_moment() -> None:
+    async def scene() -> None:
+        places, said = StartingPlaces(lambda: True), Said()
+        everybody = starting(places, 1, 0, said)
+        await everybody.come(*range(200))
+        await asyncio.sleep(2)
+        times = [when for when, _ in said.words]
+        assert len(times) == len(set(times)) == 199
+        assert 1.0 < min(times) < max(times) < 2.0
+
+    run(scene())
+
+
+def test_who_waited_no_more_than_a_moment_is_told_nothing() -> None:
+    async def scene() -> None:
+        places, said = StartingPlaces(lambda: False), Said()
+        everybody = starting(places, 0, 1, said)
+        await everybody.come(0, 1)
+        await asyncio.sleep(10)
+        assert everybody.at == {0: 0.0, 1: 0.5}
+        assert (said.words, said.given) == ([], [])
 
     run(scene())
 
@@ -382,22 +434,83 @@ def test_without_limits_all_begin_at_once_and_are_told_nothing() -> None:
     run(scene())
 
 
-def test_what_is_told_is_written_before_the_start_goes_on() -> None:
+class Slowly:
+    """A journal that takes its time: what was written in it, with when."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.written: list[tuple[float, int]] = []
+
+    async def __call__(self, ahead: int, waited_s: float) -> None:
+        await asyncio.sleep(self._seconds)
+        self.written.append((now(), ahead))
+
+
+def test_what_is_told_is_written_in_its_order_before_the_start_goes_on() -> None:
     async def scene() -> None:
-        places, written = StartingPlaces(lambda: True), []
+        places, slowly = StartingPlaces(lambda: True), Slowly(0.1)
+        others, mine = starting(places, 1, 0, Said()), starting(places, 1, 0, slowly)
+        await others.come(0)
+        await mine.come(10)
+        await asyncio.sleep(1.025)  # it is being told
+        await others.leave(0)
+        await asyncio.sleep(10)
+        assert slowly.written == [(1.105, 1), (1.205, 0)]
+        assert mine.at == {10: 1.205}
 
-        async def slowly(ahead: int) -> None:
-            await asyncio.sleep(5)  # a ledger that is locked
-            written.append(ahead)
+    run(scene())
 
+
+def test_a_start_that_may_begin_does_not_wait_for_a_locked_ledger() -> None:
+    async def scene() -> None:
+        places, slowly = StartingPlaces(lambda: True), Slowly(5)
         others, mine = starting(places, 1, 0, Said()), starting(places, 1, 0, slowly)
         await others.come(0)
         await mine.come(10)
         await asyncio.sleep(2)
         await others.leave(0)
-        assert mine.began == []
-        await asyncio.sleep(10)
-        assert (mine.at, written) == ({10: 6.0}, [1])
+        await asyncio.sleep(15)
+        assert mine.at == {10: 2.25}
+        # The last word is that it starts, however late that is; that is what holds.
+        assert slowly.written == [(6.005, 1), (11.005, 0)]
+
+    run(scene())
+
+
+def test_a_start_that_is_over_is_told_nothing_more() -> None:
+    async def scene() -> None:
+        places, slowly = StartingPlaces(lambda: True), Slowly(5)
+        others, mine = starting(places, 1, 0, Said()), starting(places, 1, 0, slowly)
+        await others.come(0)
+        await mine.come(10)
+        await asyncio.sleep(2)
+        await others.leave(0)
+        await asyncio.sleep(1)
+        assert mine.began == [10]
+        await mine.leave(10)
+        await asyncio.sleep(15)
+        assert slowly.written == []
+
+    run(scene())
+
+
+@pytest.mark.parametrize("after_s", [0.1, 1.0], ids=["in that moment", "after it"])
+def test_a_start_that_is_stopped_while_it_is_told_that_it_may_begin_hears_nothing_more(
+    after_s: float,
+) -> None:
+    async def scene() -> None:
+        places, slowly = StartingPlaces(lambda: True), Slowly(5)
+        others, mine = starting(places, 1, 0, Said()), starting(places, 1, 0, slowly)
+        await others.come(0)
+        await mine.come(10)
+        await asyncio.sleep(2)
+        await others.leave(0)
+        await asyncio.sleep(after_s)
+        mine.tasks[10].cancel()
+        await mine.leave(10)
+        await asyncio.sleep(15)
+        assert slowly.written == []
+        await _all_free(places, 1, 0)
 
     run(scene())
 
@@ -462,7 +575,7 @@ def test_a_start_that_is_cancelled_in_the_moment_it_gets_what_it_waits_for_holds
     at_once: int,
 ) -> None:
     async def scene() -> None:
-        for steps in range(8):
+        for steps in range(16):
             places = StartingPlaces(lambda: True)
             starters = starting(places, at_once, 1, Said())
             await starters.come(0, 1)
@@ -506,7 +619,7 @@ def test_a_start_that_runs_out_of_time_while_it_waits_holds_nothing() -> None:
 
 def test_a_start_that_fails_while_it_is_told_holds_nothing() -> None:
     async def scene() -> None:
-        async def fails(ahead: int) -> None:
+        async def fails(ahead: int, waited_s: float) -> None:
             raise RuntimeError(f"{ahead} ahead")
 
         places = StartingPlaces(lambda: True)
@@ -576,20 +689,24 @@ def test_whatever_happens_order_is_kept_and_in_the_end_every_place_is_free(seed:
 
 
 @pytest.mark.parametrize(
-    ("ahead", "sentence"),
-    [(1, "1 server is starting before yours."), (12, "12 servers are starting before yours.")],
+    ("ahead", "sentence", "more"),
+    [
+        (1, "1 server is starting before yours.", {}),
+        (12, "12 servers are starting before yours.", {}),
+        (0, "Your server starts now.", {"waited_s": 20.13}),
+    ],
 )
 async def test_what_is_told_is_a_sentence_in_the_journal(
-    tmp_path: Path, ahead: int, sentence: str
+    tmp_path: Path, ahead: int, sentence: str, more: dict[str, float]
 ) -> None:
     lab = Lab(f"sqlite:///{tmp_path / 'ledger.sqlite'}", "lab", {})
     start = await lab.call(lambda ledger: ledger.begin_start("lab", "ana", "", {}, ()))
     spawner = cast("Any", SimpleNamespace(lab=lab, _start=start))
     spawner._tell = partial(PyTorchSpawner._tell, spawner)
-    await PyTorchSpawner._tell_turn(spawner, ahead)
+    await PyTorchSpawner._tell_turn(spawner, ahead, 20.1299)
     (entry,) = await lab.read_events(start, 0)
     assert entry.kind == "start"
-    assert entry.data == {"stage": "turn", "message": sentence, "ahead": ahead}
+    assert entry.data == {"stage": "turn", "message": sentence, "ahead": ahead, **more}
 
 
 # -- the settings -------------------------------------------------------------------------------

@@ -40,16 +40,6 @@ CHECKS: Tuple[Check, ...] = (
         "fail: there is none; warn: it is smaller",
     ),
     Check(
-        "kernel-python",
-        "Do notebooks and the terminal use the same Python?",
-        "fail: the kernel's Python does not exist; warn: they differ",
-    ),
-    Check(
-        "pip-user",
-        "Are packages that `pip install` brings kept in the home directory?",
-        "warn: they are lost when the server stops, not found by notebooks, or refused",
-    ),
-    Check(
         "hub-reachable",
         "Does JupyterHub answer from inside the container?",
         "fail: it does not; unknown: no hub started this container",
@@ -82,6 +72,16 @@ CHECKS: Tuple[Check, ...] = (
         "gpu-limit",
         "How much of the GPU may this server use, and is that limit hard?",
         "warn: a slot without any limit; unknown: nobody told the agent",
+    ),
+    Check(
+        "kernel-python",
+        "Do notebooks and the terminal use the same Python?",
+        "fail: the kernel's Python does not exist; warn: they differ",
+    ),
+    Check(
+        "pip-user",
+        "Are packages that `pip install` brings kept in the home directory?",
+        "warn: they are lost when the server stops, not found by notebooks, or refused",
     ),
     Check(
         "torch",

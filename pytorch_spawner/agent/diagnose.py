@@ -10,6 +10,7 @@ import contextlib
 import errno
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -22,12 +23,15 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from pytorch_spawner.agent import plain_files
+from pytorch_spawner.agent import kernel_processes, plain_files
 from pytorch_spawner.agent.codes import Outcome, done, outcome
 from pytorch_spawner.agent.report import Send, make_opener
 
 CHEAP_DEADLINE_S = 15.0
 _SHELL_S = 3.0
+# In the environment of the shell that is asked, so that what its profile starts can be found.
+_MARK_ENV = "PYTORCH_SPAWNER_SHELL"
+_SWEEPS = 5
 _MIB = 1024 * 1024
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -207,21 +211,38 @@ def terminals_python(environ: Mapping[str, str]) -> Optional[str]:
 
 def _run_shell(environ: Mapping[str, str], command: str, keep: int) -> bool:
     """Run a command in a login shell with a descriptor kept open; whether it ended in time."""
+    mark = secrets.token_hex(16)
     process = subprocess.Popen(
-        [environ.get("SHELL") or "sh", "-l", "-c", command], env=dict(environ), pass_fds=[keep],
-        start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        [environ.get("SHELL") or "sh", "-l", "-c", command], env={**environ, _MARK_ENV: mark},
+        pass_fds=[keep], start_new_session=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         process.wait(_SHELL_S)
     except subprocess.TimeoutExpired:
         return False
     finally:
-        # Whatever the profile left running goes, too; there may be nothing left.
+        # What the profile left running goes, too; there may be nothing left.
         with contextlib.suppress(OSError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        _end_marked(mark)
     return True
+
+
+def _end_marked(mark: str) -> None:
+    """End what left the shell's process group, a tmux server for example.
+
+    A process that hides its environment from its own user (ssh-agent), or has emptied it, stays.
+    """
+    for _ in range(_SWEEPS):  # again, for what one of them started meanwhile
+        running = kernel_processes.read_all()
+        marked = [p for p in running if kernel_processes.environment(p).get(_MARK_ENV) == mark]
+        if not marked:
+            return
+        for pid in marked:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def notebooks_python(environ: Mapping[str, str], prefix: str, executable: str) -> Optional[str]:

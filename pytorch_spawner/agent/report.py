@@ -35,6 +35,7 @@ class Reporter:
 
     Attributes:
         dropped: How many events were given up, for whatever reason.
+        refused: How many of those the service will not take, however often they are sent (4xx).
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Reporter:
         first_pause_s: float = 0.25,
     ) -> None:
         self.dropped = 0
+        self.refused = 0
         self._url = url
         self._token = token
         self._start = start
@@ -58,7 +60,7 @@ class Reporter:
         self._busy = False
         self._changed = threading.Condition()
         self._closing = threading.Event()
-        self._refused: set[int] = set()
+        self._refusals: set[int] = set()
         if url:
             threading.Thread(target=self._work, name="report", daemon=True).start()
 
@@ -81,6 +83,14 @@ class Reporter:
         """
         with self._changed:
             return self._changed.wait_for(lambda: not self._queue and not self._busy, timeout_s)
+
+    def settle(self, timeout_s: float) -> bool:
+        """Wait as ``close`` does.
+
+        Returns:
+            Whether the service has taken or refused everything: nothing is left to try again.
+        """
+        return self.close(timeout_s) and self.dropped == self.refused
 
     def stop(self) -> None:
         """Give up retries that are under way."""
@@ -121,18 +131,20 @@ class Reporter:
         while True:
             status, asked_s = self._post(opener, body)
             if status is not None and not (status >= 500 or status == 429):
-                return self._accepted(status)
+                return self._accepted(status, len(batch))
             wait_s = pause_s if asked_s is None else asked_s
             if time.monotonic() + wait_s > give_up_at or self._closing.wait(wait_s):
                 self._log(f"gave up on {len(batch)} events: the service does not answer.")
                 return False
             pause_s = min(pause_s * 2, 10.0)
 
-    def _accepted(self, status: int) -> bool:
+    def _accepted(self, status: int, events: int) -> bool:
         if status < 300:
             return True
-        if status not in self._refused:
-            self._refused.add(status)
+        if status >= 400:  # a redirect is somebody else's answer
+            self.refused += events
+        if status not in self._refusals:
+            self._refusals.add(status)
             self._log(f"the service refused a report with status {status}; it was dropped.")
         return False
 

@@ -13,7 +13,6 @@ from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 from pytorch_spawner.agent import (
     child,
     course_watch,
-    device_watch,
     diagnose,
     gpus,
     health,
@@ -191,16 +190,17 @@ def _cheap_checks(config: Config, tell: Send) -> gpus.Driver:
         "home-writable": lambda: diagnose.home_writable(home, os.getuid()),
         "home-space": lambda: storage.home_space(home),
         "shm": lambda: diagnose.shared_memory(config.shm_expected_mib),
-        "kernel-python": lambda: diagnose.kernel_python(environ, sys.prefix, sys.executable),
-        "pip-user": lambda: storage.pip_user(
-            diagnose.notebooks_python(environ, sys.prefix, sys.executable), home, environ
-        ),
         "hub-reachable": lambda: diagnose.hub_reachable(environ.get("JUPYTERHUB_API_URL")),
         "driver": driver,
         "gpu-visible": visible,
         "gpu-health": well,
         "gpu-link": link,
         "gpu-limit": lambda: limits.gpu_limit(config, environ),
+        # Last: they run the student's profile and Python, which may take their time.
+        "kernel-python": lambda: diagnose.kernel_python(environ, sys.prefix, sys.executable),
+        "pip-user": lambda: storage.pip_user(
+            diagnose.notebooks_python(environ, sys.prefix, sys.executable), home, environ
+        ),
     }
     for code, check in checks.items():
         deadline_s = _DRIVER_S if code == "driver" else diagnose.CHEAP_DEADLINE_S
@@ -208,8 +208,12 @@ def _cheap_checks(config: Config, tell: Send) -> gpus.Driver:
     return found[0] if found else gpus.Driver()
 
 
-def check_driver(config: Config, send: Send) -> bool:
-    """Run the check of the driver alone; returns whether the host has taken the GPU away."""
+def check_driver(config: Config, send: Send) -> Optional[bool]:
+    """Run the check of the driver alone.
+
+    Returns:
+        Whether the host has taken the GPU away; ``None`` where the driver could not be asked.
+    """
     found: List[gpus.Driver] = []
 
     def driver() -> Outcome:
@@ -217,8 +221,7 @@ def check_driver(config: Config, send: Send) -> bool:
         return gpus.driver(config, found[0])
 
     diagnose.run_check("driver", driver, send, _DRIVER_S)
-    # A probe that hangs says nothing, and would be asked again at once.
-    return bool(found[0].denied if found else device_watch.denied())
+    return bool(found[0].denied) if found else None
 
 
 def _torch_checks(config: Config, driver: gpus.Driver, findings: Findings, tell: Send) -> None:

@@ -55,7 +55,7 @@ def _agent() -> None:
         session.run_warmup(config, findings, reporter.send)
     reporter.close(_LAST_REPORTS_S)
     seen = None if watch is None else watch.leave()
-    is_delivered = reporter.close(_LAST_REPORTS_S) and not reporter.dropped
+    is_delivered = reporter.settle(_LAST_REPORTS_S)
     watched = _watch_gpu(config, is_denied=findings.denied, is_delivered=is_delivered)
     _stay(seen, is_gpu_watched=watched)
 
@@ -93,8 +93,10 @@ def _gpu_turn() -> None:
     is_denied = is_delivered = False
     try:
         reporter = _reporter(config, _GPU_PATIENCE_S)
-        is_denied = session.check_driver(config, reporter.send)
-        is_delivered = reporter.close(_LAST_REPORTS_S) and not reporter.dropped
+        found = session.check_driver(config, reporter.send)
+        is_denied = bool(found)
+        # Where nothing was found out, no page could offer anything: it is tried again.
+        is_delivered = reporter.settle(_LAST_REPORTS_S) and found is not None
     except Exception as error:  # noqa: BLE001 (it is looked again, so the watch must go on)
         log(f"the driver could not be checked: {error!r}")
     device_watch.remember(is_denied=is_denied, is_delivered=is_delivered)

@@ -102,7 +102,10 @@ def given_up(step: Step, *, is_served: bool) -> Step:
 def _is_seen_to(course: Course, meets: Session, now: float) -> bool:
     """Whether a course was preloaded lately, or somebody stopped that for the session."""
     if course.stopped_at is None:
-        return now - (course.preloaded_at or 0.0) < LATELY_S
+        # One that was given up for an earlier class tried nothing for this one; the warm cache
+        # alone is no reason to do all the rest again.
+        is_half = any(step.is_given_up and step.name != "warm" for step in course.steps)
+        return not is_half and now - (course.preloaded_at or 0.0) < LATELY_S
     was_next = _next(course.manifest, course.stopped_at)
     return was_next == meets and meets.starts_at - course.stopped_at < LATELY_S
 

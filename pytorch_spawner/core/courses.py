@@ -185,23 +185,13 @@ def try_name(course: str) -> str:
     return f"{TRY}{course}"
 
 
-def tried_course(
-    courses: Iterable[Course], username: str, servername: str, wanted: str
-) -> Course | None:
+def tried_course(courses: Iterable[Course], username: str, servername: str) -> Course | None:
     """The course that a server is a throw-away look at; None for a real server.
 
-    Only whoever looks after a course has such a server, and only where the start is for it: a
-    manifest may name anybody as staff. Any other server of that name is real.
-
-    Args:
-        courses: Every course.
-        username: Whose server.
-        servername: Its name.
-        wanted: Name of the course that the start is for; "" for none.
+    Only whoever looks after a course has such a server; anybody else's of that name is real.
     """
     for one in courses:
-        is_look = servername == try_name(one.name) and wanted == one.name
-        if is_look and is_staff(one.manifest, username):
+        if servername == try_name(one.name) and is_staff(one.manifest, username):
             return one
     return None
 

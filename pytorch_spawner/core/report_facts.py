@@ -172,6 +172,10 @@ def _fold_start(facts: Facts, data: Mapping[str, Any], at: float | None) -> None
     facts["warmup_coming"] = facts["warmup_coming"] or data.get("warmup") is True
     waited = number(data.get("waited_s"), 0, _SECONDS) if stage == "gpu" else None
     reached = {one["stage"] for one in facts["stages"]}
+    if stage == "turn":
+        if reached <= {"queue", "gpu"}:  # else it was written late: the start had gone on
+            _fold_turn(facts, data, at)
+        return
     if stage == "gpu":
         _take_gpus(facts, data)
         if waited is not None and "queue" not in reached:
@@ -185,6 +189,17 @@ def _fold_start(facts: Facts, data: Mapping[str, Any], at: float | None) -> None
         row = {"stage": stage, "label": STAGES[stage], "seconds": seconds}
         facts["stages"].append(row)
     facts["last_at"] = at
+
+
+def _fold_turn(facts: Facts, data: Mapping[str, Any], at: float | None) -> None:
+    """The wait for other starts, which is no part of what was done before or after it."""
+    waited = number(data.get("waited_s"), 0, _SECONDS)
+    if number(data.get("ahead"), 0, 0) is None or waited is None:
+        return
+    row = {"stage": "turn", "label": "waiting for other starts", "seconds": waited}
+    facts["stages"].append(row)
+    if at is not None and facts["last_at"] is not None:
+        facts["last_at"] = min(at, facts["last_at"] + waited)
 
 
 def _end(facts: Facts, stage: str, data: Mapping[str, Any]) -> None:

@@ -52,9 +52,8 @@ class Offer:
         default_gpus: What a start gets that does not say.
         shares: Values of ``share`` this lab has devices for: "whole", "slot", "mig:<profile>".
         pools: Names of the pools; empty means that naming a pool is refused.
-        courses: The courses the user belongs to, by name.
-        chosen: Those of them that starts of the user's were for before. A start that does not say
-            gets the only one; a course whose manifest merely names the user is nobody's choice.
+        courses: The courses the user belongs to, by name. Somebody who belongs to one alone gets
+            it when a start does not say, where ``defaults_to_course``.
         on_busy: What a start does that finds every GPU in use and does not say: see ``ON_BUSY``.
         granted: Most GPUs that any of the user's grants gives; None where that is not known. For
             the form: the scheduler has the last word, and better sentences.
@@ -72,7 +71,7 @@ class Offer:
     granted: int | None = None
     unfit: Mapping[str, str] = field(default_factory=dict)
     has_auto: bool = False
-    chosen: frozenset[str] = frozenset()
+    defaults_to_course: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +88,8 @@ class Request:
             or "fail".
         is_asked: The start itself asked for GPUs; otherwise they are the lab's default, and a
             user whom no grant gives one starts without.
+        said: The options that the start named, as texts; what it left open is the lab's to decide
+            at each start anew. No part of what is asked for.
     """
 
     image: str
@@ -98,6 +99,7 @@ class Request:
     course: str = ""
     on_busy: str = "queue"
     is_asked: bool = False
+    said: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def without_gpu(self) -> Request:
         """The same start on the CPU."""
@@ -112,6 +114,7 @@ class Request:
             "pool": self.pool,
             "course": self.course,
             "on_busy": self.on_busy,
+            "said": dict(self.said),
         }
 
 
@@ -152,9 +155,8 @@ def parse(options: Mapping[str, Any], offer: Offer) -> Request:
     said = {key: _single(key, value) for key, value in options.items()}
     is_asked = any(said.get(key) not in (None, "") for key in ("gpus", "share", "pool"))
     course = _parse_choice("course", said.get("course"), tuple(offer.courses))
-    usual = offer.chosen.intersection(offer.courses)
-    if "course" not in said and len(usual) == 1:
-        (course,) = usual
+    if "course" not in said and len(offer.courses) == 1 and offer.defaults_to_course:
+        course = next(iter(offer.courses))
     chosen = offer.courses.get(course, CourseChoice(""))
     image = _parse_image(said.get("image") or _image_of(chosen, offer), offer)
     asked = said if is_asked else {**said, **_asked_by(chosen, offer)}
@@ -167,6 +169,7 @@ def parse(options: Mapping[str, Any], offer: Offer) -> Request:
         course=course,
         on_busy=_parse_choice("on_busy", said.get("on_busy"), ON_BUSY) or offer.on_busy,
         is_asked=is_asked,
+        said={key: str(value) for key, value in said.items() if value not in (None, "")},
     )
 
 

@@ -6,30 +6,34 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal
 from urllib.parse import urlencode
 
-# What was chosen for the old start; the rest is the lab's to decide again.
-KEPT: Final = ("image", "gpus", "share", "pool", "course")
+# What a start may choose; what it did not say is the lab's to decide again, or its course's.
+KEPT: Final = ("image", "gpus", "share", "pool")
 
 Stand = Literal["stopped", "stopping", "starting", "running"]
 
 
 def start_again(spawn_url: str, request: Mapping[str, Any]) -> str:
-    """The hub's address that starts a server with what an earlier start asked for.
+    """The hub's address that starts a server with what an earlier start chose.
+
+    The course is always part of it, also none: a start that does not name one may get the person's
+    only one. And the hub shows its form for an address that names nothing.
 
     Args:
         spawn_url: Where the hub starts that server, quoted, without a query.
-        request: What the earlier start asked for.
+        request: What the earlier start asked for (``core.request.Request.as_json``).
     """
-    kept = {name: request[name] for name in KEPT if request.get(name) not in (None, "")}
-    return f"{spawn_url}?{urlencode(kept)}" if kept else spawn_url
+    said = request.get("said")
+    known = said if isinstance(said, Mapping) else {}
+    kept = {name: known[name] for name in KEPT if known.get(name) not in (None, "")}
+    return f"{spawn_url}?{urlencode({**kept, 'course': request.get('course') or ''})}"
 
 
-def stand_of(servers: Any, servername: str, *, is_asked: bool) -> Stand:
-    """How far the stop of a server is.
+def stand_of(servers: Any, servername: str) -> Stand:
+    """How far the stop of a server is that the hub was asked for, and has answered.
 
     Args:
         servers: What the hub says of the person's servers, by name; it names active ones only.
         servername: Which; "" is the default one.
-        is_asked: Whether the hub was asked to stop it and has not answered yet.
 
     Returns:
         "starting" is a start that somebody else asked for meanwhile, "running" a stop that came
@@ -40,6 +44,6 @@ def stand_of(servers: Any, servername: str, *, is_asked: bool) -> Stand:
         return "stopped"
     server = known[servername]
     pending = server.get("pending") if isinstance(server, Mapping) else None
-    if is_asked or pending == "stop":
+    if pending == "stop":
         return "stopping"
     return "starting" if pending == "spawn" else "running"

@@ -21,8 +21,12 @@ async def ask(
     method: str = "GET",
     accept: str = "",
     body: bytes | None = None,
+    client: AsyncHTTPClient | None = None,
 ) -> bytes:
     """Send one request; ``path`` is below the API and quoted already, ``body`` is JSON.
+
+    ``client`` is for requests that the hub answers late; the usual one, which all others share,
+    sends ten at a time.
 
     Raises:
         HTTPClientError: The hub refused; ``code`` is its status, 599 where it did not answer.
@@ -30,7 +34,7 @@ async def ask(
     headers = {"Authorization": f"token {settings.api_token}"}
     if accept:
         headers["Accept"] = accept
-    response = await AsyncHTTPClient().fetch(
+    response = await (client or AsyncHTTPClient()).fetch(
         HTTPRequest(
             f"{settings.hub_api_url}/{path}",
             method=method,

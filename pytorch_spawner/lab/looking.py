@@ -158,11 +158,18 @@ class Kernels:
         if known is not None and 0 <= time.monotonic() - known[0] < FRESH_S:
             return known[1]
         task = self._asking.get(server)
+        is_own = task is None
         if task is None:
             task = self._asking[server] = asyncio.create_task(self._look(username, servername, by))
             task.add_done_callback(lambda _: self._asking.pop(server, None))
-        # One who goes away must not take the answer from the others who wait for it.
-        return await asyncio.shield(task)
+        try:
+            # One who goes away must not take the answer from the others who wait for it.
+            return await asyncio.shield(task)
+        except TooBusy:
+            if is_own:
+                raise
+        # It waited among the looks of whoever asked first, who may have asked for too many.
+        return await self.look(username, servername, by)
 
     def lately(self, username: str, servername: str, within_s: float) -> Looked | None:
         """The latest look of the last ``within_s`` seconds, if there was one; asks nobody."""

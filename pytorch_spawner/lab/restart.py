@@ -14,13 +14,20 @@ from tornado.httpclient import HTTPClientError
 
 from pytorch_spawner.core.report_facts import Start
 from pytorch_spawner.core.restart import stand_of
-from pytorch_spawner.errors import ChangedMeanwhile
+from pytorch_spawner.errors import ChangedMeanwhile, LabError
 from pytorch_spawner.lab import auth, hub_api, views
 from pytorch_spawner.lab.directory import HubUnavailable
 from pytorch_spawner.lab.handlers import ApiError, ApiHandler
 from pytorch_spawner.lab.schemas import RestartServer
 
 _ANEW = "This server was started anew meanwhile."
+
+
+class NotStopped(LabError):
+    """The hub has answered, and the server runs on."""
+
+    code = "not-stopped"
+    status = 502
 
 
 class Restart(ApiHandler):
@@ -63,12 +70,13 @@ class Restart(ApiHandler):
     async def _say(self, start: Start, status: int) -> None:
         settings = self.lab.settings
         username, servername = start.username, start.servername
+        # Until the hub has answered it need not be asked again by each page that waits.
         is_asked = self.lab.stops.is_asked(username, servername)
-        stand = stand_of(await self._servers(username), servername, is_asked=is_asked)
+        stand = "stopping" if is_asked else stand_of(await self._servers(username), servername)
         if stand == "starting":
             raise ChangedMeanwhile(_ANEW, now=start.id)
         if stand == "running":
-            raise HubUnavailable(
+            raise NotStopped(
                 "The hub did not get this server stopped. Try again; if it happens again, tell an "
                 "admin: the hub's log says why."
             )

@@ -9,7 +9,7 @@ import asyncio
 import logging
 from typing import Final
 
-from tornado.httpclient import HTTPClientError
+from tornado.httpclient import AsyncHTTPClient, HTTPClientError
 
 from pytorch_spawner.lab import hub_api
 from pytorch_spawner.lab.directory import HubUnavailable
@@ -19,12 +19,15 @@ log = logging.getLogger(__name__)
 
 # Most hubs say within this time that they do not; a stop itself takes longer.
 ANSWER_S: Final = 1.0
+# A class whose GPUs are lost restarts together; each request waits up to 10 s for its answer.
+AT_ONCE: Final = 200
 
 
 class Stops:
     """The stops that the hub was asked for and has not answered yet."""
 
     def __init__(self) -> None:
+        self._client: AsyncHTTPClient | None = None
         self._asked: dict[tuple[str, str], asyncio.Task[None]] = {}
 
     async def ask(self, settings: LabSettings, username: str, servername: str) -> None:
@@ -38,7 +41,9 @@ class Stops:
         server = (username, servername)
         task = self._asked.get(server)
         if task is None:
-            task = self._asked[server] = asyncio.create_task(_stop(settings, *server))
+            if self._client is None:  # it belongs to the running loop
+                self._client = AsyncHTTPClient(force_instance=True, max_clients=AT_ONCE)
+            task = self._asked[server] = asyncio.create_task(_stop(settings, self._client, *server))
             task.add_done_callback(lambda done: self._note(server, done))
         done, _ = await asyncio.wait({task}, timeout=ANSWER_S)
         if done:
@@ -54,9 +59,12 @@ class Stops:
             log.warning("not stopped: server=%s/%s %s", *server, error)
 
 
-async def _stop(settings: LabSettings, username: str, servername: str) -> None:
+async def _stop(
+    settings: LabSettings, client: AsyncHTTPClient, username: str, servername: str
+) -> None:
+    path = hub_api.server_path(username, servername)
     try:
-        await hub_api.ask(settings, hub_api.server_path(username, servername), "DELETE")
+        await hub_api.ask(settings, path, "DELETE", client=client)
     except HTTPClientError as error:
         if error.code != 404:  # it is stopped already
             raise HubUnavailable(

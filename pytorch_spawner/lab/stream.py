@@ -66,8 +66,7 @@ class AgentHandler(ApiHandler):
         if not start.servername.startswith(TRY):
             return False
         known = await asyncio.to_thread(self.lab.ledger.courses, self.lab.settings.hub_id)
-        wanted = str(start.request.get("course") or "")
-        return tried_course(known, start.username, start.servername, wanted) is not None
+        return tried_course(known, start.username, start.servername) is not None
 
 
 class Events(AgentHandler):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from sqlalchemy import select
@@ -35,24 +35,6 @@ class CourseCopies(Log):
                 .order_by(CourseStudentRow.username)
             )
             return tuple(map(_student, session.scalars(found)))
-
-    def copies_of(self, hub: str, username: str, courses: Collection[str]) -> frozenset[str]:
-        """The courses of which somebody's container reported a copy.
-
-        A course that was removed takes these with it: another one of its name is another course.
-
-        Args:
-            hub: Id of the hub.
-            username: Whose.
-            courses: Names, of which these are sought.
-        """
-        with self._reading() as session:
-            found = select(CourseStudentRow.course).where(
-                CourseStudentRow.hub == hub,
-                CourseStudentRow.course.in_(courses),
-                CourseStudentRow.username == username[:255],
-            )
-            return frozenset(session.scalars(found))
 
     def note_student(self, hub: str, course: str, username: str, data: Mapping[str, Any]) -> None:
         """Take in what somebody's container says of its copy; anything in it may be a lie.

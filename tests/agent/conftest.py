@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_service import MISSING, Service, processes_with
+from agent_service import MISSING, Service, processes_with, write_shell
 
 from pytorch_spawner.agent.bundle import build
 
@@ -85,6 +85,7 @@ def container_env(tmp_path: Path, service: Service) -> Iterator[Callable[..., di
         return {
             "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "HOME": str(home),
+            "SHELL": write_shell(tmp_path / "shell"),
             "PYTORCH_SPAWNER_AGENT": config if isinstance(config, str) else json.dumps(config),
             "PYTORCH_SPAWNER_EVENTS_URL": f"{service.url}/services/lab/api/events",
             "JUPYTERHUB_API_TOKEN": "secret",

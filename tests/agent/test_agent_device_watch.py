@@ -141,12 +141,67 @@ def test_the_drivers_check_is_sent_again_and_says_what_a_page_can_offer(
     assert sent[1]["facts"].get("restart") is (True if lost else None)  # type: ignore[attr-defined]
 
 
-def test_a_probe_that_dies_does_not_make_it_ask_for_ever(
-    node: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("how", ["it dies", "it hangs"])
+def test_a_probe_that_finds_nothing_out_is_no_answer_whatever_the_device_file_says(
+    node: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(gpus, "probe", lambda: 1 / 0)
-    deny(monkeypatch)
-    assert session.check_driver(WHOLE, lambda kind, data: None) is True
+    over = threading.Event()
+    monkeypatch.setattr(gpus, "probe", over.wait if how == "it hangs" else lambda: 1 / 0)
+    monkeypatch.setattr(session, "_DRIVER_S", 0.05 if how == "it hangs" else 60)
+    deny_only(monkeypatch, node)
+    assert session.check_driver(WHOLE, lambda kind, data: None) is None
+    over.set()
+
+
+class Waits(Exception):
+    """In the place of the process that a turn becomes."""
+
+
+@pytest.fixture
+def turn(
+    node: Path, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], str]]:
+    """One turn of a container whose GPU was lost; returns what is remembered after it."""
+
+    def become_idle() -> None:
+        raise Waits
+
+    def one() -> str:
+        with pytest.raises(Waits):
+            worker._gpu_turn()
+        return os.environ[device_watch.STATE_ENV]
+
+    config = {"start": "s1", "gpus": [{"uuid": A}], "share": "whole"}
+    monkeypatch.setenv(launch.CONFIG_ENV, json.dumps(config))
+    monkeypatch.setenv(launch.URL_ENV, f"{service.url}/events")
+    monkeypatch.setattr(device_watch, "become_idle", become_idle)
+    lost = Driver("580.1", (13, 0), (A,), "", "", ("/dev/nvidiactl",))
+    monkeypatch.setattr(gpus, "probe", lambda: lost)
+    monkeypatch.setattr(worker, "_GPU_PATIENCE_S", 0.0)
+    monkeypatch.setenv(device_watch.STATE_ENV, "fine")
+    yield one
+    monkeypatch.delenv(device_watch.STATE_ENV)
+
+
+def test_a_driver_that_did_not_answer_is_asked_again_until_a_restart_can_be_offered(
+    turn: Callable[[], str], service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as sick:
+        sick.setattr(gpus, "probe", lambda: 1 / 0)
+        assert [turn(), turn()] == ["60", "120"]
+    assert "restart" not in service.checks()["driver"]["facts"]
+    assert turn() == "denied"
+    assert service.checks()["driver"]["facts"]["restart"] is True
+
+
+@pytest.mark.parametrize(
+    ("status", "remembered"), [(409, "denied"), (403, "denied"), (503, "60"), (302, "60")]
+)
+def test_a_start_that_may_report_no_more_is_not_told_again_and_a_service_that_is_away_is(
+    turn: Callable[[], str], service: Service, status: int, remembered: str
+) -> None:
+    service.statuses = [status] * 10
+    assert turn() == remembered
 
 
 def test_with_a_course_the_process_that_waits_for_publications_has_it_said_once(

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 import venv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from agent_service import Service
+from agent_service import Service, write_shell
 
 from pytorch_spawner.agent import diagnose
 from pytorch_spawner.agent.codes import Outcome, outcome
@@ -120,13 +123,6 @@ def environ(tmp_path: Path) -> dict[str, str]:
     }
 
 
-def write_shell(at: Path, profile: str = "") -> str:
-    """A login shell that reads this profile and not the machine's."""
-    at.write_text(f'#!/bin/sh\n[ "$1" = -l ] || exit 9\n{profile}\nshift\nexec /bin/sh "$@"\n')
-    at.chmod(0o755)
-    return str(at)
-
-
 def kernel_level(environ: dict[str, str], prefix: Path) -> tuple[str, dict[str, Any]]:
     found = diagnose.kernel_python(environ, str(prefix), sys.executable)
     return found.level, dict(found.facts)
@@ -173,6 +169,32 @@ def test_a_profile_that_hangs_or_ends_the_shell_ends_no_check(
     write_shell(tmp_path / "shell", profile)
     assert kernel_level(environ, tmp_path)[0] == "ok"
     assert not [one for one in processes() if "sleep 98765" in one]
+
+
+def test_what_a_profile_starts_in_a_session_of_its_own_ends_and_nothing_else_does(
+    tmp_path: Path, environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diagnose, "_SHELL_S", 60)
+    started = tmp_path / "started"
+    write_shell(
+        tmp_path / "shell",
+        f"setsid sh -c 'echo $$ > {started}.new; mv {started}.new {started}; exec sleep 98766' &\n"
+        f"until [ -e {started} ]; do sleep 0.01; done",
+    )
+    other = subprocess.Popen(["sleep", "98767"], env=environ)
+    try:
+        assert kernel_level(environ, tmp_path)[0] == "ok"
+        # Killed, it is there until it is scheduled once more.
+        give_up_at = time.monotonic() + 60
+        while left := [one for one in processes() if "sleep 98766" in one]:
+            assert time.monotonic() < give_up_at, left
+            time.sleep(0.02)
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(int(started.read_text()), signal.SIGKILL)
 
 
 def processes() -> list[str]:

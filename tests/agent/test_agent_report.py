@@ -78,6 +78,22 @@ def test_a_refused_report_is_dropped_and_logged_once(
     assert {path for _, path, _ in service.requests} == {"/x"}  # nobody else gets the token
 
 
+@pytest.mark.parametrize(
+    ("status", "settled"),
+    [(409, True), (403, True), (400, True), (404, True), (302, False), (503, False), (429, False)],
+)
+def test_what_the_service_refuses_for_good_is_settled_and_what_it_cannot_take_now_is_not(
+    service: Service, make: Make, status: int, settled: bool
+) -> None:
+    service.statuses = [status]
+    reporter = make(patience_s=0.0)
+    reporter.send("check", {"code": "a"})
+    assert reporter.settle(60) is settled
+    assert (reporter.dropped, reporter.refused) == (1, 1 if settled else 0)
+    reporter.send("check", {"code": "b"})
+    assert reporter.settle(60) is settled, "a later one that arrives does not make up for it"
+
+
 class Pauses:
     """In the place of the event that ends a reporter's pauses: they take no time."""
 

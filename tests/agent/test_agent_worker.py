@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from agent_service import MISSING, Service, processes_with
 
-from pytorch_spawner.agent import session, worker
+from pytorch_spawner.agent import launch, session, worker
 from pytorch_spawner.agent.child import Ended
 from pytorch_spawner.agent.codes import CODES, TORCH_CODES
 from pytorch_spawner.agent.config import Config
@@ -87,7 +87,60 @@ def test_everything_is_reported_in_order_and_a_missing_pytorch_is_named(
     # Two seconds after the container's start; on a machine that is too slow or busy for that, not
     # long after another program that begins at the same time and has nothing to find out.
     assert first - began < max(2, 4 * compared_s), compared_s
+    assert service.begins_with_a_check(), service.events[:3]
     assert {report["start"] for report in service.reports} == {"s1"}
+
+
+STUDENTS = ("kernel-python", "pip-user")
+"""The checks that run what is the student's: a profile, a kernel's Python."""
+
+
+class Told:
+    """In the place of the reporter: the checks that ended, among all else that happens."""
+
+    def __init__(self) -> None:
+        self.order: list[str] = []
+
+    def send(self, kind: str, data: Any) -> None:
+        if kind == "check" and data["phase"] == "done":
+            self.order.append(data["code"])
+
+    def happens(self, what: str) -> None:
+        self.order.append(what)
+
+    def settle(self, timeout_s: float) -> bool:
+        return True
+
+    close = settle
+
+
+def test_the_cheap_checks_are_told_before_lab_is_waited_for_and_before_a_student_can_be_slow(
+    monkeypatch: pytest.MonkeyPatch, container_env: Env
+) -> None:
+    told = Told()
+
+    class Started(subprocess.Popen[Any]):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            told.happens("a process")
+            super().__init__(*arguments, **options)
+
+    for name, value in container_env().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv(launch.FIRST_ENV, raising=False)
+    monkeypatch.setattr(subprocess, "Popen", Started)
+    monkeypatch.setattr(session.gpus, "probe", Driver)
+    monkeypatch.setattr(session, "run_warmup", lambda *_: told.happens("warm-up"))
+    monkeypatch.setattr(session, "_torch_checks", lambda *_: told.happens("PyTorch"))
+    monkeypatch.setattr(worker, "wait_for_turn", lambda: told.happens("Lab"))
+    monkeypatch.setattr(worker, "open_log", lambda _: None)
+    monkeypatch.setattr(worker, "_reporter", lambda _: told)
+    worker._agent()
+    cheap = [code for code in CODES if code not in TORCH_CODES]
+    ours = [code for code in cheap if code not in STUDENTS]
+    begun = told.order.index("a process")
+    assert told.order[:begun] == ours, "nothing but these is there to wait for"
+    rest = [what for what in told.order[begun:] if what != "a process"]
+    assert rest == [*STUDENTS, "Lab", "PyTorch", "warm-up"]
 
 
 def test_a_pytorch_that_hangs_is_stopped_and_the_rest_is_not_checked(

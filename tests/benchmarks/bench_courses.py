@@ -93,8 +93,7 @@ async def _measure(
             for name, users in turns if number % 2 == 0 else reversed(turns):
                 calibrations.append(calibrate())
                 say(f"round {number + 1}, {name}: {students} within {within_s:g} s")
-                asked = "bench" if name == WITH else ""
-                found[name] += await _arrive(hub, client, users, within_s, asked)
+                found[name] += await _arrive(hub, client, users, within_s)
                 if name == WITH:
                     copied += await _see_copies(ledger, hub, users, course)
                 await asyncio.gather(*(hub.stop(client, user) for user in users))
@@ -138,11 +137,11 @@ async def _preload(ledger: Ledger, hub: RealHub, forge: GitServer, users: Sequen
 
 
 async def _arrive(
-    hub: RealHub, client: Any, users: Sequence[str], within_s: float, course: str
+    hub: RealHub, client: Any, users: Sequence[str], within_s: float
 ) -> list[Started]:
     async def one(place: int, user: str) -> Started:
         await asyncio.sleep(within_s * place / len(users))
-        return await hub.start(client, user, course)
+        return await hub.start(client, user)
 
     return list(await asyncio.gather(*(one(place, user) for place, user in enumerate(users))))
 

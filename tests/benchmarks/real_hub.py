@@ -261,12 +261,11 @@ class RealHub:
         if answer.code not in (201, 409):
             raise RuntimeError(f"{self.arm.name}: {answer.code} {answer.body!r}")
 
-    async def start(self, client: AsyncHTTPClient, user: str, course: str = "") -> Started:
+    async def start(self, client: AsyncHTTPClient, user: str) -> Started:
         """Start a user's server; from the request until the server answers through the proxy."""
         began = time.monotonic()
         path = f"hub/api/users/{user}/server"
-        options = {**self.arm.options, **({"course": course} if course else {})}
-        answer = await self.ask(client, "POST", path, options)
+        answer = await self.ask(client, "POST", path, dict(self.arm.options))
         if answer.code == 202:
             # It ends with the start, so that nobody has to ask again and again.
             told = (await self.ask(client, "GET", f"{path}/progress")).body.decode()

@@ -118,6 +118,24 @@ def test_a_stop_before_one_class_says_nothing_of_the_next_one_on_the_same_day(
     assert is_due(both, CLASS + 0.75 * HOUR)
 
 
+@pytest.mark.parametrize(("step", "expected"), [("smoke", True), ("warm", False)])
+def test_what_was_given_up_for_one_class_is_tried_again_for_the_next(
+    step: str, *, expected: bool
+) -> None:
+    sessions = [
+        {"start": "2026-11-24T09:00", "end": "2026-11-24T09:30"},
+        {"start": "2026-11-24T10:30", "end": "2026-11-24T12:00"},
+    ]
+    both = replace(
+        READY,
+        manifest=manifest(timetable={"sessions": sessions}),
+        preloaded_at=CLASS - CLEAR_S,
+        steps=(Step("fetch", "done"), given_up(Step(step, "running"), is_served=True)),
+    )
+    assert is_due(both, CLASS + 0.75 * HOUR) == expected
+    assert not is_due(both, CLASS - CLEAR_S + 1), "not for the class that it was given up for"
+
+
 def test_a_stop_holds_though_the_class_is_put_off() -> None:
     later = [{"start": "2026-11-24T10:00", "end": "2026-11-24T11:00"}]
     moved = replace(STOPPED, manifest=manifest(timetable={"sessions": later}))

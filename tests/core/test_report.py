@@ -126,6 +126,35 @@ SAYS: dict[str, tuple[list[tuple[str, Any]], list[str]]] = {
         [("start", {"stage": "requested"}), gpu(GPU, waited_s=0.25), ("start", {"stage": "home"})],
         ["Stages: queue 0.2 s, GPU 0.8 s, home 1.0 s"],
     ),
+    "a wait for other starts is a stage of its own, no part of the next": (
+        [
+            gpu(GPU),
+            *[("start", {"stage": "turn", "ahead": ahead}) for ahead in (3, 2, 1)],
+            ("start", {"stage": "turn", "ahead": 0, "waited_s": 3.5}),
+            ("start", {"stage": "home"}),
+        ],
+        ["Stages: GPU 1.0 s, waiting for other starts 3.5 s, home 1.5 s"],
+    ),
+    "a wait for other starts that was written late is none": (
+        [
+            gpu(GPU),
+            ("start", {"stage": "home"}),
+            ("start", {"stage": "turn", "ahead": 0, "waited_s": 0.5}),
+            ("start", {"stage": "image"}),
+        ],
+        ["Stages: GPU 1.0 s, home 1.0 s, image 2.0 s"],
+    ),
+    "a wait for other starts of which nobody knows how long it was": (
+        [
+            gpu(GPU),
+            *[
+                ("start", {"stage": "turn", "ahead": ahead, "waited_s": waited})
+                for ahead, waited in ((0, "1"), (0, -1), (0, None), (1, 1), ("0", 1), (None, 1))
+            ],
+            ("start", {"stage": "home"}),
+        ],
+        ["Stages: GPU 1.0 s, home 7.0 s"],
+    ),
     "a place in the queue": (
         [("queue", {"place": 3, "of": 5, "since": BEGAN, "reason": "All are in use."})],
         [
@@ -511,7 +540,9 @@ ODD = st.recursive(
     | st.integers()
     | st.floats()
     | st.text(max_size=40)
-    | st.sampled_from(["plan", "done", "failed", "begin", "reset", "gpu", "lab", "checks", "ok"]),
+    | st.sampled_from(
+        ["plan", "done", "failed", "begin", "reset", "gpu", "turn", "lab", "checks", "ok", 0]
+    ),
     lambda inner: (
         st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
     ),
@@ -524,6 +555,7 @@ stage phase code level sentence remedy admin_remedy seconds codes gpus uuid name
 id model mode cold_s warm_s from_cache message log_tail place of since expected_at until waited_s
 slots slot title course commit files kept conflicts part limit why device log facts reasons lines
 error printed graph_breaks at kernels others trouble notebook path kind state idle_s pid gpu_mib
+ahead
 """,
 )
 KINDS = st.sampled_from(["start", "queue", "check", "warmup", "course", "sample", "done", "odd"])

@@ -63,9 +63,8 @@ PLAIN = CourseChoice("Plain")
 MUCH = CourseChoice("Much", gpus=8, share="mig:7g.80gb", pool="gone")
 
 
-def taught(*courses: CourseChoice, lab: Offer = OFFER, chosen: tuple[str, ...] = ()) -> Offer:
-    named = {one.title.split()[0].lower(): one for one in courses}
-    return replace(lab, courses=named, chosen=frozenset(chosen))
+def taught(*courses: CourseChoice, lab: Offer = OFFER) -> Offer:
+    return replace(lab, courses={one.title.split()[0].lower(): one for one in courses})
 
 
 @pytest.mark.parametrize(
@@ -77,29 +76,15 @@ def taught(*courses: CourseChoice, lab: Offer = OFFER, chosen: tuple[str, ...] =
             id="a course brings its image, GPUs, share and pool",
         ),
         pytest.param(
-            {}, taught(CV, chosen=("computer",)),
-            Request("lab:cuda", 2, "whole", "t4", "computer"),
-            id="whoever chose one course before gets it without a word",
+            {}, taught(CV), Request("lab:cuda", 2, "whole", "t4", "computer"),
+            id="whoever belongs to one course alone gets it without a word",
         ),
         pytest.param(
-            {}, taught(CV), Request("lab:cpu", 1, "any"),
-            id="whom a course merely names does not get it",
+            {}, taught(CV, TALK), Request("lab:cpu", 1, "any"),
+            id="whoever belongs to two says which",
         ),
         pytest.param(
-            {}, taught(CV, TALK, chosen=("computer",)),
-            Request("lab:cuda", 2, "whole", "t4", "computer"),
-            id="a stranger's course takes nobody out of their own",
-        ),
-        pytest.param(
-            {}, taught(CV, TALK, chosen=("computer", "talking")), Request("lab:cpu", 1, "any"),
-            id="whoever chose two says which",
-        ),
-        pytest.param(
-            {}, taught(CV, chosen=("talking",)), Request("lab:cpu", 1, "any"),
-            id="whoever left a course does not get it",
-        ),
-        pytest.param(
-            {"course": ""}, taught(CV, chosen=("computer",)), Request("lab:cpu", 1, "any"),
+            {"course": ""}, taught(CV), Request("lab:cpu", 1, "any"),
             id="none can be said",
         ),
         pytest.param(
@@ -126,7 +111,7 @@ def taught(*courses: CourseChoice, lab: Offer = OFFER, chosen: tuple[str, ...] =
             id="a course that asks for what the lab has not gets what it has",
         ),
         pytest.param(
-            {"course": "computer"}, taught(CV, lab=replace(NO_GPU, images=OFFER.images)),
+            {}, taught(CV, lab=replace(NO_GPU, images=OFFER.images)),
             Request("lab:cuda", 0, "none", course="computer"),
             id="a lab without a GPU gives none",
         ),
@@ -140,11 +125,16 @@ def test_a_course_is_what_a_start_gets_where_it_does_not_say(
 
 def test_a_course_whose_image_the_lab_has_not_gets_the_labs_own() -> None:
     gone = CourseChoice("Old", image="gone:1")
-    said = {"course": "old"}
-    assert parse(said, taught(gone)).image == "lab:cpu"
-    assert parse(said, taught(gone, lab=replace(OFFER, has_auto=True))).image == "auto"
+    assert parse({}, taught(gone)).image == "lab:cpu"
+    assert parse({}, taught(gone, lab=replace(OFFER, has_auto=True))).image == "auto"
     with pytest.raises(BadRequest, match='no image "gone:1"'):
-        parse(said, taught(replace(gone, is_strict=True)))
+        parse({}, taught(replace(gone, is_strict=True)))
+
+
+def test_an_admin_is_in_a_course_only_on_request() -> None:
+    offer = replace(taught(CV), defaults_to_course=False)
+    assert parse({}, offer).course == ""
+    assert parse({"course": "computer"}, offer).course == "computer"
 
 
 @pytest.mark.parametrize(

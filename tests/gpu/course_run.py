@@ -76,7 +76,7 @@ async def preload(
             for one in (caches[0].targets if caches else ())
         ]
         await hub.add_users(client, ["ana"])
-        found["student_usable_s"] = round((await hub.start(client, "ana", _NAME)).usable_s, 2)
+        found["student_usable_s"] = round((await hub.start(client, "ana")).usable_s, 2)
         await asyncio.sleep(15)
         start = ledger.latest_start(hub.hub_id, "ana", "")
         events = ledger.read_events(start.id) if start else ()

@@ -73,7 +73,15 @@ class Site:
 
     def begin(self, username: str = "ana", servername: str = "") -> Any:
         return self.ledger.begin_start(
-            HUB, username, servername, {"image": "lab/base:1", "gpus": 1, "share": "whole"}
+            HUB,
+            username,
+            servername,
+            {
+                "image": "lab/base:1",
+                "gpus": 1,
+                "share": "whole",
+                "said": {"image": "base", "share": "whole"},
+            },
         )
 
 

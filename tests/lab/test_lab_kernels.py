@@ -466,3 +466,26 @@ async def test_nobody_waits_longer_than_a_while_for_a_turn(lab: Site, hanging: C
     hanging.free.set()
     assert [(await task).status for task in holds] == [200, 200]
     assert (await lab.get(PATH)).status == 200
+
+
+async def test_who_joins_anothers_look_does_not_wait_in_the_others_line(
+    lab: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ana", "bo", "eve"):
+        lab.begin(name)
+    crowded = Crowded("bo", "eve")
+    lab.lab.kernels.ask = crowded
+    lab.lab.kernels.turns = FairTurns(looking.AT_ONCE, looking.MOST_OF_ONE, 1.0)
+    try:
+        # The admin's half is taken by two that hang; the third waits for a turn in vain.
+        admins = [
+            asyncio.create_task(lab.get(f"api/servers/{name}/memory", token="admin"))
+            for name in ("bo", "eve", "ana")
+        ]
+        await asyncio.sleep(0.3)
+        answer = await lab.get("api/servers/ana//memory", token="ana-page")
+        assert answer.status == 200, answer.text
+        assert (await admins[2]).code == "too-busy"
+    finally:
+        crowded.free.set()
+    await asyncio.gather(*admins)

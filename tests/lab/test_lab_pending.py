@@ -102,6 +102,46 @@ async def test_who_waits_for_a_turn_reads_how_many_start_before_them(pending, pa
     await expect(told.get_by_text("before yours")).to_have_count(0)
 
 
+async def test_once_the_turn_has_come_nothing_is_before_it_and_the_wait_is_a_stage(pending, page):
+    said = "3 servers are starting before yours."
+    turns = [
+        (0.5, "start", {"stage": "turn", "message": said, "ahead": 3}),
+        (20.3, "start", {"stage": "turn", "message": "It starts.", "ahead": 0, "waited_s": 20.0}),
+    ]
+    home = (21.0, "start", {"stage": "home", "message": "Your home directory is ready."})
+    late = (21.5, "start", {"stage": "turn", "message": said, "ahead": 1})
+    progress = progress_of([*journals.hub_until("gpu"), *turns, home, late])
+    pending.hub.progress += progress[:3]
+    await page.goto(pending_url(pending))
+    told = page.get_by_role("region", name="Your server is starting.")
+    steps = page.get_by_role("list", name="Stages of the start").get_by_role("listitem")
+    await expect(told.get_by_text(said)).to_be_visible()
+    await expect(steps).to_contain_text(["GPU found", "Waiting for other starts"])
+    pending.hub.progress.append(progress[3])
+    await expect(told.get_by_text("Preparing your home directory…")).to_be_visible()
+    await expect(told.get_by_text(said)).to_have_count(0)
+    await shoot(page, "pending-turn-over")
+    pending.hub.progress += progress[4:]
+    await expect(told.get_by_text("Fetching the image…")).to_be_visible()
+    await expect(told.get_by_text(said)).to_have_count(0)
+    await expect(steps).to_contain_text(
+        ["GPU found0.1 s", "Waiting for other starts20 s", "Home0.9 s", "Image"]
+    )
+
+
+@pytest.mark.parametrize(
+    "odd", [{"ahead": "0", "waited_s": 9}, {"ahead": 0, "waited_s": "9"}, {"ahead": 0}, {}]
+)
+async def test_a_turn_of_odd_values_takes_no_seconds_from_any_stage(pending, page, odd):
+    turn = (0.5, "start", {"stage": "turn", "message": journals.BAD, **odd})
+    home = (9.1, "start", {"stage": "home", "message": "Your home directory is ready."})
+    pending.hub.progress += progress_of([*journals.hub_until("gpu"), turn, home])
+    await page.goto(pending_url(pending))
+    steps = page.get_by_role("list", name="Stages of the start").get_by_role("listitem")
+    await expect(steps).to_contain_text(["GPU found0.1 s", "Home9.0 s", "Image"])
+    assert await page.evaluate("window.hacked") is None
+
+
 async def test_a_start_that_fails_says_why_and_offers_another(pending, page):
     pending.hub.progress += progress_of(journals.DIED)
     pending.hub.progress.append({"progress": 100, "failed": True, "message": "Spawn failed: it"})

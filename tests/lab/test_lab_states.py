@@ -217,7 +217,7 @@ async def test_a_restart_is_asked_for_once_stops_the_server_and_starts_it_as_it_
     lab.ledger.end_start(start.id, "stopped")
     await expect(page.get_by_role("heading", name="The hub starts it")).to_be_visible()
     assert told == ["DELETE ana", "GET ana", "GET ana", "GET ana"]
-    assert page.url.endswith("/hub/spawn/ana?image=lab%2Fbase%3A1&gpus=1&share=whole")
+    assert page.url.endswith("/hub/spawn/ana?image=base&share=whole&course=")
 
 
 async def test_the_page_asks_as_soon_as_its_stream_says_that_the_server_ended(lab, page):
@@ -260,7 +260,7 @@ async def test_a_stop_that_takes_long_says_so_and_lets_one_go(lab, page):
     await page.clock.run_for(2000)
     await expect(verdict(page)).to_have_text("Your server is stopped.")
     again = page.get_by_role("button", name="Start it again")
-    address = "/hub/spawn/ana?image=lab%2Fbase%3A1&gpus=1&share=whole"
+    address = "/hub/spawn/ana?image=base&share=whole&course="
     await expect(again).to_have_attribute("href", address)
     anew = page.get_by_role("button", name="Choose anew…")
     await expect(anew).to_have_attribute("href", "/hub/spawn/ana")

@@ -174,18 +174,6 @@ def test_a_report_of_odd_types_is_kept_within_bounds(ledger, course):
     assert one.conflicts == {}
 
 
-def test_whose_course_it_is_is_known_by_who_has_a_copy(ledger, course):
-    ledger.save_course(HUB, manifest("nlp"), "eve")
-    ledger.note_student(HUB, "cv", "ana", DONE)
-    ledger.note_student(HUB, "nlp", "ben", {**DONE, "course": "nlp"})
-    assert ledger.copies_of(HUB, "ana", ["cv", "nlp"]) == {"cv"}
-    assert ledger.copies_of(HUB, "ana", ["nlp"]) == frozenset()
-    assert ledger.copies_of("another", "ana", ["cv"]) == frozenset()
-    ledger.remove_course(HUB, "cv", "bo")
-    ledger.save_course(HUB, manifest(title="A stranger's"), "eve")
-    assert ledger.copies_of(HUB, "ana", ["cv"]) == frozenset(), "another course of that name"
-
-
 def test_a_report_of_a_course_that_is_gone_is_left_out(ledger, course):
     ledger.remove_course(HUB, "cv", "bo")
     ledger.note_student(HUB, "cv", "ana", DONE)

@@ -8,6 +8,7 @@ const STAGES = [
   ["container", "Container", "Starting the container"],
   ["lab", "Lab answers", "Waiting for JupyterLab"],
 ];
+const TURN = "Waiting for other starts";
 const LEVELS = ["ok", "unknown", "warn", "fail"];
 const LIMITS = ["soft", "hard"];
 const MAX_ROWS = 200;
@@ -91,7 +92,11 @@ const FOLDERS = {
       state.until = state.ending.until ?? state.until;
       return;
     }
-    state.turn = stage === "turn" ? text(data.message, MAX_SENTENCE) : "";
+    if (stage === "turn") {
+      takeTurn(state, data, at);
+      return;
+    }
+    state.turn = "";
     // The warm-up begins after Lab answers, so its own events come too late for the pending page.
     if (data.warmup === true) state.warmupComing = true;
     const waited = stage === "gpu" ? number(data.waited_s, 0, MAX_SECONDS) : null;
@@ -198,6 +203,19 @@ function takeQueue(state, data, at, isLive) {
     since: number(data.since) ?? state.queue?.since ?? at,
     canStartCpu: data.can_start_cpu === true,
   };
+}
+
+// The wait for other starts is a stage of its own, no part of the one before or after it. Once a later
+// stage is reached, a turn was written late and means nothing any more.
+function takeTurn(state, data, at) {
+  if (state.stages.some(({ stage }) => stage !== "queue" && stage !== "gpu")) return;
+  const isGiven = number(data.ahead, 0, 0) === 0;
+  state.turn = isGiven ? "" : text(data.message, MAX_SENTENCE);
+  const waited = isGiven ? number(data.waited_s, 0, MAX_SECONDS) : null;
+  if (waited === null) return;
+  state.stages.push({ stage: "turn", label: TURN, at, seconds: waited });
+  const since = state.last ?? state.began;
+  if (at !== null && since !== null) state.last = Math.min(at, since + waited);
 }
 
 function takeGpus(state, data) {
@@ -315,6 +333,7 @@ export function isCopying(state) {
 export function nextStage(state) {
   if (state.isUp || state.end) return null;
   if (isQueueing(state)) return { stage: "queue", label: "Queue", doing: "Waiting for a GPU" };
+  if (state.turn) return { stage: "turn", label: TURN, doing: TURN };
   const reached = STAGES.map(([name]) => state.stages.some(({ stage }) => stage === name));
   const [name, label, doing] = STAGES[reached.lastIndexOf(true) + 1] ?? STAGES[4];
   return { stage: name, label, doing };

@@ -69,7 +69,7 @@ function primary({ config, state, server, isUnknown, restart }) {
 }
 
 // Into a new start. What failed may have failed because of what was chosen, so that is asked anew.
-function ways(config, { end, seq }, { start_url: same }) {
+function ways(config, { end, seq }, { start_url: same, request }) {
   if (end && end.kind !== "failed" && same) {
     return [
       { label: "Start it again", href: same },
@@ -77,7 +77,7 @@ function ways(config, { end, seq }, { start_url: same }) {
     ];
   }
   const again = { label: end?.kind === "failed" ? "Try again" : "Start it", href: config.spawnUrl };
-  return mayStartWithoutGpu({ end, seq }) ? [again, withoutGpu(config)] : [again];
+  return mayStartWithoutGpu({ end, seq }) ? [again, withoutGpu(config, request?.course)] : [again];
 }
 
 function pendingUrl({ spawnUrl }) {

@@ -260,7 +260,7 @@ async function chosen(page) {
     );
   }
   const known = server.user_options ?? {};
-  const kept = ["image", "course"].filter((name) => known[name]).map((name) => [name, known[name]]);
+  const kept = ["image", "course"].filter((name) => known[name] || (name === "course" && name in known)).map((name) => [name, known[name]]);
   return { ...Object.fromEntries(kept), share: "none" };
 }
 

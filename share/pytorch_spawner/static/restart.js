@@ -22,7 +22,7 @@ export function restarter(page) {
     { class: "lab-dialog", "aria-labelledby": "lab-restart" },
     h("h2", { class: "h5", id: "lab-restart" }, "Restart your server?"),
     h("p", {}, h("strong", {}, "Your files are kept."), " Running notebooks end and their variables are lost, so save what is open first."),
-    h("p", {}, "It starts again with the same image and course. If every GPU is in use by then, it may have to wait for one."),
+    h("p", {}, "It starts again with what you chose for it. If every GPU is in use by then, it may have to wait for one."),
     problem,
     h("div", { class: "lab-dialog-buttons" }, yes, no),
   );
@@ -82,10 +82,15 @@ async function stopped(page, parts) {
       lost = 0;
     } catch (error) {
       lost += 1;
-      if (error.status || lost > MOST_LOST) throw error;
+      if (isFinal(error) || lost > MOST_LOST) throw error;
     }
   }
   return said.start_url;
+}
+
+// The stop goes on while the hub or the ledger is too busy to answer.
+function isFinal({ status, code }) {
+  return Boolean(status) && (code === "not-stopped" || ![429, 502, 503, 504].includes(status));
 }
 
 // The service's answer; an error without a status when there is none.
@@ -95,7 +100,7 @@ async function ask(page, address, options) {
   const answer = await fetch(url, options);
   const said = await answer.json();
   if (answer.ok) return said;
-  throw Object.assign(new Error(String(said.message || UNREACHED).slice(0, 600)), { status: answer.status });
+  throw Object.assign(new Error(String(said.message || UNREACHED).slice(0, 600)), { status: answer.status, code: said.code });
 }
 
 // Wait until it is worth asking whether it is stopped.

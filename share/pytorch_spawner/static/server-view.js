@@ -46,8 +46,10 @@ export function mount(root, actions) {
 }
 
 // The hub takes the options of a start from its address, too.
-export function withoutGpu({ spawnUrl }) {
-  return { label: "Start without a GPU", href: `${spawnUrl}?share=none`, isSecond: true };
+// course: of the start that failed, which is kept.
+export function withoutGpu({ spawnUrl }, course = "") {
+  const choice = new URLSearchParams({ share: "none", ...(course && { course }) });
+  return { label: "Start without a GPU", href: `${spawnUrl}?${choice}`, isSecond: true };
 }
 
 // state: of journal.js. look: {config, now, standing, primary: [{label, href or null, act, isSecond}],

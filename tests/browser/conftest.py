@@ -7,9 +7,10 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
 
 from tests.lab_driver import Lab
 
@@ -39,8 +40,30 @@ def page(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     width, scheme = request.param
     context = chromium.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
     context.set_default_timeout(30_000)
-    yield context.new_page()
+    yield new_page(context)
     context.close()
+
+
+def new_page(context: BrowserContext) -> Page:
+    """A page on which a container that starts or stops just then ends no navigation.
+
+    A machine that runs containers gets and loses network interfaces with them, and Chromium drops
+    what it is loading whenever an address comes or goes; a person presses "reload".
+    """
+    page = context.new_page()
+    go = page.goto
+
+    def goto(url: str, **options: Any) -> Any:
+        for _ in range(3):
+            try:
+                return go(url, **options)
+            except Error as error:
+                if "ERR_NETWORK_CHANGED" not in error.message:
+                    raise
+        return go(url, **options)
+
+    page.goto = goto  # type: ignore[method-assign]
+    return page
 
 
 def picture(page: Page, name: str) -> None:

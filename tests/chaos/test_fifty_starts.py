@@ -29,7 +29,8 @@ def lab(engine: PrivateEngine, tmp_path: Path) -> Iterator[Lab]:
         tmp_path,
         engine,
         gpus=_GPUS,
-        traits={"PyTorchSpawner.on_busy": "queue"},
+        # Four GPUs are to be at work at the same time on however few cores there are.
+        traits={"PyTorchSpawner.on_busy": "queue", "PyTorchSpawner.boots_at_once": 0},
         env={"LAB_RECONCILE_S": "1"},
     )
     try:

@@ -152,7 +152,7 @@ async def test_start_now_without_a_gpu_leaves_waits_and_starts_what_was_chosen(
         ("DELETE", path, None),
         ("GET", "ana", None),
         ("GET", "ana", None),
-        ("POST", path, {"image": "lab/base:2", "share": "none"}),
+        ("POST", path, {"image": "lab/base:2", "course": "", "share": "none"}),
     ]
 
 
@@ -172,7 +172,7 @@ async def test_leave_the_queue_and_then_start_without_a_gpu_after_all(pending, p
     assert pending.hub.calls[-1] == (
         "POST",
         "ana/server",
-        {"image": "lab/base:2", "share": "none"},
+        {"image": "lab/base:2", "course": "", "share": "none"},
     )
 
 

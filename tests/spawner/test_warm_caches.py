@@ -331,7 +331,8 @@ def test_a_poisoned_entry_of_one_student_reaches_no_other(lab: Lab, general: Cac
     start(lab, "ben")
     hits, misses = step(lab, "ben", model(16))
     assert [bool(hits), misses] == [True, 0]
-    assert lab.exec("ben", "sh", "-c", "ls /tmp/owned || echo clean").strip().endswith("clean")
+    seen = lab.exec("ben", "sh", "-c", "test -e /tmp/owned && echo owned || echo clean")
+    assert seen.strip() == "clean"
     for name in ("eve", "ben"):
         mounted = {
             mount["Name"]: mount["RW"]

@@ -102,8 +102,10 @@ async def test_a_start_that_fails_between_the_hub_s_two_calls_gives_its_place_to
     first, second = make(""), make("second")
     await first.run_pre_spawn_hook()
     waiting = await come(second)
+    assert second.lab.starting.ahead(second) == 1
     await clean_up(first)  # start() was never called
     await asyncio.wait_for(waiting, 20)
+    assert second.lab.starting.ahead(second) == 0
 
 
 async def test_a_start_that_is_cancelled_while_it_waits_takes_no_place_later(make: Make) -> None:

@@ -510,7 +510,7 @@ def test_a_start_that_is_stopped_while_it_is_told_that_it_may_begin_hears_nothin
         await mine.leave(10)
         await asyncio.sleep(15)
         assert slowly.written == []
-        await _all_free(places, 1, 0)
+        assert await all_free(places, 1, 0)
 
     run(scene())
 
@@ -537,15 +537,16 @@ def test_two_servers_of_one_user_take_two_places_in_their_order() -> None:
     run(scene())
 
 
-async def _all_free(places: StartingPlaces, at_once: int, boots: int) -> None:
-    """As many begin at once as ever: no place has leaked."""
+async def all_free(places: StartingPlaces, at_once: int, boots: int) -> bool:
+    """Whether as many begin at once as ever: then no place has leaked."""
     fresh = starting(places, at_once, boots, Said())
     most = at_once or boots
     await fresh.come(*range(most + 1))
-    assert fresh.began == list(range(min(most, boots or most)))
+    began = list(fresh.began)
     for number in range(most + 1):
         await fresh.cancel(number)
         await fresh.leave(number)
+    return began == list(range(min(most, boots or most)))
 
 
 @pytest.mark.parametrize(
@@ -565,7 +566,7 @@ def test_a_start_that_is_cancelled_while_it_waits_holds_nothing(
         await starters.cancel(1)
         assert starters.began == [0]
         await starters.leave(0)
-        await _all_free(places, at_once, boots)
+        assert await all_free(places, at_once, boots)
 
     run(scene())
 
@@ -586,7 +587,7 @@ def test_a_start_that_is_cancelled_in_the_moment_it_gets_what_it_waits_for_holds
             await starters.cancel(1)
             if has_begun:  # then its end gives the place back, as every start's does
                 await starters.leave(1)
-            await _all_free(places, at_once, 1)
+            assert await all_free(places, at_once, 1)
 
     run(scene())
 
@@ -599,7 +600,7 @@ def test_what_comes_in_the_moment_after_a_start_was_cancelled_is_not_kept(at_onc
         await starters.come(0, 1)
         starters.tasks[1].cancel()  # and before it hears of it
         await starters.leave(0)
-        await _all_free(places, at_once, 1)
+        assert await all_free(places, at_once, 1)
 
     run(scene())
 
@@ -612,7 +613,7 @@ def test_a_start_that_runs_out_of_time_while_it_waits_holds_nothing() -> None:
         with pytest.raises((TimeoutError, asyncio.TimeoutError)):
             await asyncio.wait_for(places.take(starters.who[1], 1, 1, Said()), 3)
         await starters.leave(0)
-        await _all_free(places, 1, 1)
+        assert await all_free(places, 1, 1)
 
     run(scene())
 
@@ -630,7 +631,7 @@ def test_a_start_that_fails_while_it_is_told_holds_nothing() -> None:
         with pytest.raises(RuntimeError, match="1 ahead"):
             mine.tasks[10].result()
         await others.leave(0)
-        await _all_free(places, 1, 0)
+        assert await all_free(places, 1, 0)
 
     run(scene())
 
@@ -647,7 +648,7 @@ def test_a_start_that_is_stopped_while_it_waits_ends_and_holds_nothing() -> None
         await starters.leave(0)
         assert starters.began == [0, 3]
         await starters.leave(3)
-        await _all_free(places, 2, 1)
+        assert await all_free(places, 2, 1)
 
     run(scene())
 
@@ -683,7 +684,7 @@ def test_whatever_happens_order_is_kept_and_in_the_end_every_place_is_free(seed:
             await settle()
         await asyncio.sleep(20)
         assert starters.began == sorted(starters.began)
-        await _all_free(places, at_once, boots)
+        assert await all_free(places, at_once, boots)
 
     run(scene())
 

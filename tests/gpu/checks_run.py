@@ -352,9 +352,6 @@ def scene(
         _, ours = both_arms(options, standby)
         mark = "PyTorchSpawner."
         traits = {key.removeprefix(mark): value for key, value in ours.traits.items()}
-        # NCCL's settings of a host are its containers', too.
-        host = {k: v for k, v in os.environ.items() if k.split("_")[0] in ("NCCL", "NVSHMEM")}
-        traits["environment"] = {**traits["environment"], **host}
         traits |= {"warmup": False, "max_gpus": own.gpus}
         traits = stack.enter_context(SCENES[name](folder, traits))
         gpus = 0 if options.simulated else own.gpus

@@ -44,7 +44,14 @@ from tests.benchmarks.bench_first_step import (
 )
 from tests.benchmarks.harness import RESULTS, Bench
 from tests.benchmarks.real_hub import NETWORK, Arm, RealHub, lab_network
-from tests.gpu.host_run import ROOT, arguments, host_root, machine, make_images
+from tests.gpu.host_run import (
+    ROOT,
+    arguments,
+    host_root,
+    machine,
+    make_images,
+    only_gpu,
+)
 
 _STANDBY = ROOT / "share" / "images" / "standby"
 _SETTINGS = ROOT / "share" / "images" / "etc"
@@ -117,7 +124,8 @@ def both_arms(options: argparse.Namespace, standby: Path | None) -> tuple[Arm, A
     else:
         traits = host_root(site)
         image = traits.pop("image")
-    device = "" if options.simulated else "nvidia.com/gpu=0"
+    device = "" if options.simulated else f"nvidia.com/gpu={options.gpu or 0}"
+    own = only_gpu(options.gpu)
     stock = Arm(
         "stock",
         False,
@@ -133,7 +141,7 @@ def both_arms(options: argparse.Namespace, standby: Path | None) -> tuple[Arm, A
         "ours",
         True,
         image,
-        _named("PyTorchSpawner", {**with_standby(traits, standby), **limits}),
+        _named("PyTorchSpawner", {**with_standby(traits, standby), **limits, **own}),
         {"gpus": 0 if options.simulated else 1},
     )
     return stock, ours

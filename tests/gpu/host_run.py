@@ -31,6 +31,10 @@ from typing import Any
 
 import requests
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from pytorch_spawner.adapters.nvml import read_inventory
+
 ROOT = Path(__file__).resolve().parents[2]
 HOST_IMAGE = "gpu-host-student:latest"
 HELPER_IMAGE = "gpu-host-helper:latest"
@@ -197,8 +201,13 @@ def host_root(site: Path | None) -> dict[str, Any]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", "/usr/local/nvidia/lib64"),
     }
-    compiler = ("CC", "CXX", "LIBRARY_PATH")
-    environment |= {name: os.environ[name] for name in compiler if name in os.environ}
+    # The host's settings of its compiler and of NCCL are its containers', too.
+    kept = ("CC", "CXX", "LIBRARY_PATH", "TORCH_SYMM_MEM_DISABLE_MULTICAST")
+    environment |= {
+        name: value
+        for name, value in os.environ.items()
+        if name in kept or name.startswith(("NCCL_", "NVSHMEM_"))
+    }
     if site:
         environment |= {
             "PYTHONPATH": str(site),
@@ -213,6 +222,17 @@ def host_root(site: Path | None) -> dict[str, Any]:
         "read_only_volumes": {str(place): str(place) for place in places if place.exists()},
         "environment": environment,
     }
+
+
+def only_gpu(index: int | None) -> dict[str, Any]:
+    """Traits of a hub that has one of the host's GPUs, so that two hubs can share a host."""
+    if index is None:
+        return {}
+    (gpu,) = (gpu for gpu in read_inventory().gpus if gpu.index == index)
+    said = {"uuid": gpu.uuid, "index": index, "name": gpu.name, "memory_mib": gpu.memory_mib}
+    if gpu.compute_capability:
+        said["compute_capability"] = "{}.{}".format(*gpu.compute_capability)
+    return {"inventory": [said]}
 
 
 class Host:
@@ -270,7 +290,7 @@ class Host:
                 {"uuid": name, "index": 0, "name": "Simulated GPU", "is_simulated": True,
                  "cdi_name": f"{spec['kind']}={name}"}
             ]  # fmt: skip
-        traits |= self.traits
+        traits |= only_gpu(option.gpu) | self.traits
         node = Path(option.node).resolve() if option.node else None
         settings = {
             "port": option.port,
@@ -604,6 +624,9 @@ def arguments(text: str) -> argparse.Namespace:
     parser.add_argument("--image", help="use this image instead of the host's own files")
     parser.add_argument(
         "--simulated", help="CDI specification of simulated devices, for a rehearsal"
+    )
+    parser.add_argument(
+        "--gpu", type=int, help="index of the one GPU that this hub has; all of the host's without"
     )
     parser.add_argument("--port", type=int, default=19000)
     parser.add_argument("--hub-id", default="gpuhost")

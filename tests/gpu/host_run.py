@@ -39,6 +39,8 @@ ROOT = Path(__file__).resolve().parents[2]
 HOST_IMAGE = "gpu-host-student:latest"
 HELPER_IMAGE = "gpu-host-helper:latest"
 LABEL = "org.pytorch-spawner."
+# What a notebook and its server import; pip compiles them when it installs them into an image.
+_COMPILED = ("torch", "triton", "sympy", "mpmath", "networkx", "numpy", "jinja2")
 
 CONFIG = """
 import json, os
@@ -123,6 +125,7 @@ def make_images() -> None:
 
     The helper that prepares homes gets no mounts, so its image holds a Python of its own.
     """
+    compile_packages()
     if sh("docker", "image", "inspect", HOST_IMAGE).startswith("[status"):
         with tempfile.TemporaryDirectory() as folder:
             root = _skeleton(Path(folder))
@@ -134,6 +137,23 @@ def make_images() -> None:
             root = _skeleton(Path(folder))
             _copy_python(root)
             _import(root, HELPER_IMAGE)
+
+
+def compile_packages() -> None:
+    """Give the host's Python packages the bytecode that an image's packages have.
+
+    A container sees the host's files read-only. Without bytecode there, each of its processes
+    compiles what it imports once more: 8.3 s for torch and its compile stack instead of 3.1 s.
+    """
+    packages = Path(sysconfig.get_path("purelib"))
+    if next((packages / "torch").glob("__pycache__/*.pyc"), None) is not None:
+        return
+    places = [packages / name for name in _COMPILED]
+    places += [Path(path) for path in sys.path if path.endswith("/site")]
+    places.append(Path(sysconfig.get_path("stdlib")))
+    words = [str(place) for place in places if place.is_dir()]
+    # Some packages bring files for other versions of Python, which do not compile.
+    subprocess.run([sys.executable, "-m", "compileall", "-q", "-j", "0", *words], check=False)
 
 
 def _skeleton(root: Path) -> Path:
@@ -229,7 +249,13 @@ def only_gpu(index: int | None) -> dict[str, Any]:
     if index is None:
         return {}
     (gpu,) = (gpu for gpu in read_inventory().gpus if gpu.index == index)
-    said = {"uuid": gpu.uuid, "index": index, "name": gpu.name, "memory_mib": gpu.memory_mib}
+    said: dict[str, Any] = {
+        "uuid": gpu.uuid,
+        "index": index,
+        "name": gpu.name,
+        "memory_mib": gpu.memory_mib,
+        "driver": gpu.driver,  # without it no warm cache could be matched with a start
+    }
     if gpu.compute_capability:
         said["compute_capability"] = "{}.{}".format(*gpu.compute_capability)
     return {"inventory": [said]}

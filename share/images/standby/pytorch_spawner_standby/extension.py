@@ -8,7 +8,7 @@ from typing import Any
 
 from jupyter_client.provisioning.factory import KernelProvisionerFactory
 
-from . import pool, rules
+from . import pool, prompt, rules
 
 # After the server's event loop runs: the page that a student waits for comes first.
 _BEGIN_AFTER_S = 0.8
@@ -18,8 +18,10 @@ _MOST_KERNELS = 8
 def load(server: Any) -> None:
     """Begin a moment after the server answers, unless ``PYTORCH_SPAWNER_STANDBY`` is 0.
 
+    Whatever that says, notebooks no longer wait for the server itself (``prompt``).
     Kernel specifications that name no provisioner get ours, those that students make as well.
     """
+    prompt.make_prompt(server.web_app.settings)
     kernels = wanted(os.environ.get("PYTORCH_SPAWNER_STANDBY", "1"))
     if not kernels:
         server.log.info("Standby kernels: off")

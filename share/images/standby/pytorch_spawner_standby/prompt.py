@@ -1,0 +1,85 @@
+"""What a notebook waits for in the Jupyter server itself, and need not.
+
+Two waits of Jupyter Server 2 are taken out (figures in docs/explanation/measurements.md):
+
+- A cell answers with several small messages: busy, input, output, reply, idle. TCP's own economy is
+  on (RFC 896), so the second waits until the first is acknowledged, and the other side does that up
+  to 40 ms late. Tornado names the remedy: ``WebSocketHandler.set_nodelay``.
+- A new notebook is connected once a message of its kernel's IOPub channel came. The server asks
+  the kernel for one, and asks again after 0.5 s; a kernel that answers before ZeroMQ has subscribed
+  to that channel, as one that is there already does, is not heard until then
+  (``ZMQChannelsWebsocketConnection.nudge``). Here it is asked again sooner.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+_SETTING = "kernel_websocket_connection_class"
+# Seconds between two questions: soon at first, and not for ever; Jupyter's own go on.
+_FIRST_S = 0.02
+_MOST_S = 0.1
+_ALL_S = 2.0
+
+
+def make_prompt(settings: dict[str, Any]) -> bool:
+    """Have each new connection to a kernel be there, and answer, without these waits.
+
+    Args:
+        settings: Of the server's web application.
+
+    Returns:
+        Whether this version of Jupyter Server has the place for it.
+    """
+    usual = settings.get(_SETTING)
+    if not isinstance(usual, type) or not hasattr(usual, "connect"):
+        return False
+    settings[_SETTING] = prompt(usual)
+    return True
+
+
+def prompt(usual: Any) -> type:
+    """The connection class that a site has, with these two things changed."""
+
+    class Prompt(usual):  # type: ignore[misc]
+        def connect(self) -> Any:
+            # Whatever a version lacks: late answers are better than none.
+            with contextlib.suppress(Exception):
+                self.websocket_handler.set_nodelay(True)
+            connected = super().connect()
+            with contextlib.suppress(Exception):
+                if isinstance(connected, asyncio.Future) and not connected.done():
+                    _ask(self, connected)
+            return connected
+
+    return Prompt
+
+
+def _ask(connection: Any, connected: asyncio.Future[Any]) -> None:
+    """Ask the kernel until it was heard, over a channel of its own, as ``nudge`` does."""
+    channel = connection.kernel_manager.connect_control()
+    loop = asyncio.get_running_loop()
+    waits = delays()
+
+    def again() -> None:
+        if connected.done() or channel.closed():
+            return
+        with contextlib.suppress(Exception):
+            connection.session.send(channel, "kernel_info_request")
+        if (wait := next(waits, None)) is not None:
+            loop.call_later(wait, again)
+
+    connected.add_done_callback(lambda _: channel.close())
+    loop.call_later(next(waits), again)
+
+
+def delays() -> Iterator[float]:
+    """Seconds before each question: 0.02, 0.026, ... 0.1, 0.1, until 2 s are over."""
+    wait, total = _FIRST_S, 0.0
+    while total + wait <= _ALL_S:
+        yield wait
+        total += wait
+        wait = min(1.3 * wait, _MOST_S)

@@ -1,0 +1,145 @@
+"""A notebook waits neither for TCP's economy nor for the server's second question."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pytorch_spawner_standby import prompt
+
+SETTING = "kernel_websocket_connection_class"
+
+
+class Channel:
+    """A control channel that counts what is asked over it."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self._closed = False
+
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        self._closed = True
+
+
+class Usual:
+    """Jupyter's connection, as far as it is touched."""
+
+    def __init__(self, connected: Callable[[], Any], is_heard_after: int = 10**6) -> None:
+        self._connected = connected
+        self._is_heard_after = is_heard_after
+        self.nodelay: list[bool] = []
+        self.channel = Channel()
+        self.result: Any = None
+        self.websocket_handler = self
+        self.kernel_manager = self
+        self.session = self
+
+    def set_nodelay(self, value: bool) -> None:
+        self.nodelay.append(value)
+
+    def connect(self) -> Any:
+        self.result = self._connected()
+        return self.result
+
+    def connect_control(self) -> Channel:
+        return self.channel
+
+    def send(self, channel: Channel, kind: str) -> None:
+        channel.asked.append(kind)
+        if len(channel.asked) == self._is_heard_after:
+            self.result.set_result(None)
+
+
+def connect(made: Usual) -> Any:
+    return made.connect()
+
+
+def a_future() -> asyncio.Future[None]:
+    return asyncio.get_running_loop().create_future()
+
+
+def test_small_messages_leave_at_once() -> None:
+    made = prompt.prompt(Usual)(lambda: None)
+    assert connect(made) is None
+    assert made.nodelay == [True]
+
+
+async def test_the_kernel_is_asked_until_it_is_heard_and_then_no_more() -> None:
+    made = prompt.prompt(Usual)(a_future, is_heard_after=3)
+    await asyncio.wait_for(connect(made), 1.0)
+    await asyncio.sleep(0.1)
+    assert made.channel.asked == ["kernel_info_request"] * 3
+    assert made.channel.closed()
+
+
+async def test_a_kernel_that_is_not_heard_is_not_asked_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(prompt, "_FIRST_S", 0.001)
+    monkeypatch.setattr(prompt, "_ALL_S", 0.01)
+    made = prompt.prompt(Usual)(a_future)
+    connected = connect(made)
+    await asyncio.sleep(0.1)
+    asked = len(made.channel.asked)
+    assert 1 <= asked <= 10
+    await asyncio.sleep(0.1)
+    assert len(made.channel.asked) == asked
+    assert not made.channel.closed(), "what was asked may still be answered"
+    connected.cancel()
+    await asyncio.sleep(0)
+    assert made.channel.closed()
+
+
+async def test_a_connection_that_is_there_already_is_not_asked() -> None:
+    def there() -> asyncio.Future[None]:
+        done = a_future()
+        done.set_result(None)
+        return done
+
+    made = prompt.prompt(Usual)(there)
+    await connect(made)
+    await asyncio.sleep(0.05)
+    assert made.channel.asked == []
+
+
+def test_the_questions_end_within_two_seconds() -> None:
+    waits = list(prompt.delays())
+    assert waits[0] == 0.02
+    assert waits == sorted(waits)
+    assert sum(waits) <= 2.0 < sum(waits) + waits[-1]
+
+
+@pytest.mark.parametrize("part", ["set_nodelay", "connect_control", "send"])
+async def test_a_version_without_one_of_these_connects_as_ever(part: str) -> None:
+    def lacks(*_: Any) -> None:
+        raise AttributeError(part)
+
+    made = prompt.prompt(Usual)(a_future)
+    setattr(made, part, lacks)
+    connected = connect(made)
+    assert connected is made.result
+    await asyncio.sleep(0.05)
+    assert not connected.done()
+
+
+@pytest.mark.parametrize("settings", [{}, {SETTING: None}, {SETTING: int}])
+def test_a_server_without_the_place_for_it_stays_as_it_is(settings: dict[str, Any]) -> None:
+    before = dict(settings)
+    assert prompt.make_prompt(settings) is False
+    assert settings == before
+
+
+def test_jupyters_own_class_keeps_its_configuration() -> None:
+    channels = pytest.importorskip("jupyter_server.services.kernels.connection.channels")
+    usual = channels.ZMQChannelsWebsocketConnection
+    settings: dict[str, Any] = {SETTING: usual}
+    assert prompt.make_prompt(settings) is True
+    ours = settings[SETTING]
+    assert issubclass(ours, usual)
+    # By the names of a class's parents traitlets finds c.ZMQChannelsWebsocketConnection.
+    assert usual.__name__ in ours.section_names()

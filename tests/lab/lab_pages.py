@@ -137,6 +137,9 @@ async def picture(page: Any, name: str, *, is_whole: bool = True) -> None:
         await page.screenshot(path=str(Path(PICTURES) / f"{name}.png"), full_page=is_whole)
 
 
+_AXE_IS_DONE = "axe-core is done"
+
+
 async def faults_of(page: Any) -> list[str]:
     """What axe-core finds serious or critical, by WCAG 2.2 A and AA and best practice."""
     before = len(page.troubles)
@@ -145,7 +148,10 @@ async def faults_of(page: Any) -> list[str]:
     found = await page.evaluate(
         "axe.run(document, {resultTypes: ['violations']}).then((all) => all.violations)"
     )
-    # It tries styles of its own, which the policy refuses; what the page did itself was before.
+    # It tries styles of its own, which the policy refuses; what the page did itself was before. The
+    # console tells of that in its own time, but in order.
+    async with page.expect_console_message(lambda message: message.text == _AXE_IS_DONE):
+        await page.evaluate("console.debug", _AXE_IS_DONE)
     del page.troubles[before:]
     return [
         f"{one['id']} ({one['impact']}): {node['target']} {node['failureSummary']}"

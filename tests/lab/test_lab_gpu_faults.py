@@ -37,6 +37,7 @@ FAULTS = {
     "other-cards": "This image's PyTorch has no code for the NVIDIA H100 80GB HBM3.",
     "no-libcuda": "The NVIDIA driver is there, but CUDA does not start.",
     "no-driver": "The NVIDIA driver is there, but CUDA does not start.",
+    "no-compiler": "This image has no C compiler, which torch.compile needs.",
 }
 
 
@@ -88,3 +89,11 @@ async def test_a_host_where_all_is_well_says_that_the_gpu_is_ready(lab, browser)
     async for page in new_page(browser):
         await open_page(lab, page)
         await expect(verdict(page)).to_have_text("Your GPU is ready.")
+
+
+async def test_two_gpus_that_compute_together_say_how_fast(lab, browser):
+    tell(lab, story("two-gpus"))
+    async for page in new_page(browser):
+        await open_page(lab, page)
+        said = page.locator(".lab-checks-card").get_by_text("Your 2 GPUs compute together, at ")
+        await expect(said.first).to_be_attached()

@@ -56,10 +56,14 @@ def _say_server(what: str, server: str, after: Any) -> str:
         kernel = f"the kernel of {said.get('notebook', '')} in the server {server}"
         if said.get("is") == "failed":
             # An answer that came too late may have been a yes.
-            return f"It is not known that {kernel} was shut down: {said.get('message', '')}"
+            # (Lines of earlier versions hold the reason as "message".)
+            why = said.get("why") or said.get("message", "")
+            return f"It is not known that {kernel} was shut down: {why}"
         return f"Asked to shut down {kernel}."
+    if said.get("is") == "failed":
+        return f"It is not known that the server {server} was stopped: {said.get('why', '')}"
     why = said.get("message", "")
-    return f"Stopped the server {server}" + (f', saying "{why}".' if why else ".")
+    return f"Asked to stop the server {server}" + (f', saying "{why}".' if why else ".")
 
 
 def _say_grant(subject: str, before: Any, after: Any) -> str:

@@ -6,15 +6,13 @@ Thin: scope, look (``looking``), say (``core.kernels``).
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import Any
 
 from pytorch_spawner.errors import LabError
 from pytorch_spawner.lab import auth
+from pytorch_spawner.lab.audit import Asked
 from pytorch_spawner.lab.handlers import ApiError, ApiHandler
 from pytorch_spawner.lab.looking import NoSuchKernel
-
-log = logging.getLogger(__name__)
 
 
 class _OfServer(ApiHandler):
@@ -70,36 +68,15 @@ class OneKernel(_OfServer):
         known = next((one for one in looked.found.kernels if one.id == kernel), None)
         if known is None:
             raise NoSuchKernel("This kernel is not there (any more).")
-        line = None
-        said = {"notebook": known.notebook, "kernel": kernel}
-        is_own = auth.owner_name(model) == username
-        if not is_own:
-            # First the line, then the deed: an answer that never comes must not leave it out.
-            line = await self._note(by, username, servername, said)
+        line = asked = None
+        if auth.owner_name(model) != username:
+            said = {"notebook": known.notebook, "kernel": kernel}
+            asked = Asked(self.lab, by, "kernel", f"{username}/{servername}", said)
+            line = await asked.note()
         try:
             await self.lab.kernels.stop(username, servername, kernel, by)
         except LabError as error:
-            if not is_own:
-                await self._note_failure(by, username, servername, said, error)
+            if asked is not None:
+                await asked.note_failure(error)
             raise
         return {"stopped": kernel, "notebook": known.notebook, "change": line}
-
-    async def _note_failure(
-        self, by: str, username: str, servername: str, said: dict[str, str], error: LabError
-    ) -> None:
-        failed = {**said, "is": "failed", "message": error.public_message}
-        try:
-            await self._note(by, username, servername, failed)
-        except LabError as unwritten:  # the line before it says only what was asked for
-            log.warning("not noted: server=%s/%s %s", username, servername, unwritten)
-
-    async def _note(self, by: str, username: str, servername: str, said: dict[str, str]) -> int:
-        """Write a line of the audit log; returns its id."""
-        return await asyncio.to_thread(
-            self.lab.ledger.note,
-            self.lab.settings.hub_id,
-            by,
-            "kernel",
-            f"{username}/{servername}",
-            said,
-        )

@@ -10,8 +10,9 @@ import logging
 
 from tornado.httpclient import HTTPClientError
 
-from pytorch_spawner.errors import ChangedMeanwhile, InvalidEvent
+from pytorch_spawner.errors import ChangedMeanwhile, InvalidEvent, LabError
 from pytorch_spawner.lab import hub_api
+from pytorch_spawner.lab.audit import Asked
 from pytorch_spawner.lab.directory import HubUnavailable
 from pytorch_spawner.lab.handlers import ApiError, ApiHandler
 from pytorch_spawner.lab.schemas import StopServer
@@ -32,15 +33,9 @@ class Stop(ApiHandler):
             raise ApiError(404, "not-running", "This server does not run (any more).")
         if said.start not in ("", start.id):
             raise ChangedMeanwhile("This server was started anew meanwhile.", now=start.id)
-        # First the line, then the deed: an answer that never comes must not leave it out.
-        change = await asyncio.to_thread(
-            ledger.note,
-            settings.hub_id,
-            model["name"],
-            "server",
-            f"{username}/{servername}",
-            {"message": said.message},
-        )
+        subject = f"{username}/{servername}"
+        asked = Asked(self.lab, model["name"], "server", subject, {"message": said.message})
+        change = await asked.note()
         message = f"An admin stops this server. {said.message}".strip()
         try:
             await asyncio.to_thread(
@@ -51,7 +46,16 @@ class Stop(ApiHandler):
         except InvalidEvent as error:  # its journal is full; it is stopped all the same
             log.warning("not told: server=%s/%s %s", username, servername, error)
         try:
-            await hub_api.ask(settings, hub_api.server_path(username, servername), "DELETE")
+            await self._ask_hub(username, servername)
+        except LabError as error:
+            await asked.note_failure(error)
+            raise
+        self.send_json({"stopping": True, "change": change}, 202)
+
+    async def _ask_hub(self, username: str, servername: str) -> None:
+        path = hub_api.server_path(username, servername)
+        try:
+            await hub_api.ask(self.lab.settings, path, "DELETE")
         except HTTPClientError as error:
             if error.code == 404:
                 raise ApiError(
@@ -62,4 +66,3 @@ class Stop(ApiHandler):
             ) from error
         except OSError as error:
             raise HubUnavailable("The hub does not answer; try again.") from error
-        self.send_json({"stopping": True, "change": change}, 202)

@@ -332,6 +332,30 @@ async def test_a_server_is_stopped_with_a_word_to_its_student(site):
     assert (await site.send("POST", "api/servers/ana/stop", {})).code == "not-running"
 
 
+@pytest.mark.parametrize(
+    ("status", "answered", "said"),
+    [
+        (500, 502, "The hub does not stop it just now (status 500); try again."),
+        (404, 404, "This server does not run (any more)."),
+    ],
+)
+async def test_a_stop_that_the_hub_refuses_is_not_logged_as_one(site, status, answered, said):
+    lend(site, "ana", ONE)
+
+    class Hub(RequestHandler):
+        def delete(self) -> None:
+            self.set_status(status)
+
+    site.app.add_handlers(r".*", [(r"/hub/api/users/.*", Hub)])
+    answer = await site.send("POST", "api/servers/ana/stop", {"message": "Maintenance at noon."})
+    assert answer.status == answered
+    rows = (await site.get("api/log", token="admin")).json["rows"]
+    assert [row["sentence"] for row in rows] == [
+        f"It is not known that the server ana was stopped: {said}",
+        'Asked to stop the server ana, saying "Maintenance at noon.".',
+    ]
+
+
 # -- log and usage -------------------------------------------------------------------------------
 
 

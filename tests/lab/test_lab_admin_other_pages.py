@@ -242,7 +242,7 @@ async def test_older_lines_come_on_demand_and_are_searched(lab: Site, tab: Any) 
     for number in range(60):
         lab.ledger.note(HUB, "kim", "server", f"user{number:02}/", {"message": "Bye."})
     await open_as(lab, tab, "admin", "log")
-    rows = tab.get_by_role("row").filter(has_text="Stopped the server")
+    rows = tab.get_by_role("row").filter(has_text="Asked to stop the server")
     await expect(rows).to_have_count(50)
     await tab.get_by_role("button", name="Older").click()
     await expect(rows).to_have_count(60)

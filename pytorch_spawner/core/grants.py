@@ -242,7 +242,8 @@ def explain_one(person: str, grant: Grant, inventory: Inventory, used_h: float) 
     else:
         where = f" on pool {grant.pool}" if grant.pool else ""
     most = "at most " if 1 < grant.count < MAX_COUNT else ""
-    text = f"{person} gets {most}{what}{where}, priority {grant.priority}, because {grant.whose}"
+    why = "as everyone does" if grant.to == "everyone" else f"because {grant.whose}"
+    text = f"{person} gets {most}{what}{where}, priority {grant.priority}, {why}"
     if grant.weekly_gpu_hours is not None:
         left = max(0.0, grant.weekly_gpu_hours - used_h)
         text += f"; {hours(left)} of {hours(grant.weekly_gpu_hours)} h left this week"

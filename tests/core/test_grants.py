@@ -376,7 +376,7 @@ def test_whether_a_grant_covers_a_wish(grant: Grant, wish: dict, says: str) -> N
 @pytest.mark.parametrize(
     ("grant", "used_h", "sentence"),
     [
-        (Grant("a"), 0.0, "ana gets 1 GPU, priority 0, because everyone."),
+        (Grant("a"), 0.0, "ana gets 1 GPU, priority 0, as everyone does."),
         (
             Grant(
                 "a", "group", "cv", share="slot", pool="teaching", priority=5, weekly_gpu_hours=20
@@ -394,22 +394,22 @@ def test_whether_a_grant_covers_a_wish(grant: Grant, wish: dict, says: str) -> N
         (
             Grant("a", count=4, valid_until=86_400.0),
             0.0,
-            "ana gets at most 4 GPUs, priority 0, because everyone; until 1970-01-02 00:00 UTC.",
+            "ana gets at most 4 GPUs, priority 0, as everyone does; until 1970-01-02 00:00 UTC.",
         ),
         (
             Grant("a", weekly_gpu_hours=2.0),
             3.0,
-            "ana gets 1 GPU, priority 0, because everyone; 0 of 2 h left this week.",
+            "ana gets 1 GPU, priority 0, as everyone does; 0 of 2 h left this week.",
         ),
         (
             Grant("a", count=2, share="mig:1g.10gb"),
             0.0,
-            "ana gets at most 2 MIG 1g.10gb instances, priority 0, because everyone.",
+            "ana gets at most 2 MIG 1g.10gb instances, priority 0, as everyone does.",
         ),
         (
             Grant("a", share="slot", pool="research"),
             0.0,
-            "ana gets 1 slot on pool research, priority 0, because everyone.",
+            "ana gets 1 slot on pool research, priority 0, as everyone does.",
         ),
     ],
     ids=[

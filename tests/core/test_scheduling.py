@@ -668,7 +668,7 @@ def test_nobody_is_promised_a_time_at_which_the_grant_is_over(
 def test_the_grant_is_said_to_who_is_served() -> None:
     said = decide(lab(gpu(0)), [ticket("ana")], [Grant("h", weekly_gpu_hours=20.0)])
     assert said.give[0].why == (
-        "You get 1 GPU, priority 0, because everyone; 20 of 20 h left this week."
+        "You get 1 GPU, priority 0, as everyone does; 20 of 20 h left this week."
     )
 
 

@@ -58,7 +58,7 @@ def give(
 ) -> Decisions:
     """Give one ticket the GPU, or what ``held`` says, and let the others wait."""
     served = Give(
-        ticket, (ONE,), (held or Holding(ONE.uuid),), Grant("all"), until, "because everyone"
+        ticket, (ONE,), (held or Holding(ONE.uuid),), Grant("all"), until, "as everyone does"
     )
     return Decisions(give=(served,), wait=in_order(waiting))
 

@@ -12,10 +12,10 @@ import json
 import re
 import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from pytorch_spawner.agent.codes import Outcome, outcome
 from pytorch_spawner.agent.config import Config
@@ -60,15 +60,14 @@ def probe() -> Driver:
     smi = shutil.which("nvidia-smi")
     if smi is None and not any(Path("/dev").glob("nvidia*")) and not Path("/dev/dxg").exists():
         return Driver()
-    with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(answer, [*self_command(isolated=True), "--worker", "cuda"])
-        status, text = (ask([smi, "-L"]) if smi else None) or (0, "")
-        listed = parse_list(text)
-        version = _kernel_module_version()
-        if smi and version is None:
-            versions = answer([smi, "--query-gpu=driver_version", "--format=csv,noheader"]) or ""
-            version = versions.split("\n")[0].strip() or None
-        said = asked.result()
+    asked = _Aside(lambda: answer([*self_command(isolated=True), "--worker", "cuda"]))
+    status, text = (ask([smi, "-L"]) if smi else None) or (0, "")
+    listed = parse_list(text)
+    version = _kernel_module_version()
+    if smi and version is None:
+        versions = answer([smi, "--query-gpu=driver_version", "--format=csv,noheader"]) or ""
+        version = versions.split("\n")[0].strip() or None
+    said = asked.result()
     cuda = json.loads(said) if said and said.startswith("{") else {"trouble": "it does not answer"}
     return Driver(
         version=version,
@@ -78,6 +77,33 @@ def probe() -> Driver:
         refusal=" ".join(text.split())[:300] if status else "",
         denied=denied(),
     )
+
+
+class _Aside:
+    """A question that is asked meanwhile; in turn, where no thread can be started.
+
+    Its thread is nobody's to wait for when the agent ends.
+    """
+
+    def __init__(self, question: Callable[[], Optional[str]]) -> None:
+        self._question = question
+        self._said: List[Optional[str]] = []
+        self._thread: Optional[threading.Thread] = threading.Thread(target=self._ask, daemon=True)
+        try:
+            self._thread.start()
+        except RuntimeError:  # the limit on processes
+            self._thread = None
+
+    def _ask(self) -> None:
+        self._said.append(self._question())
+
+    def result(self) -> Optional[str]:
+        """The answer; the question has a deadline of its own."""
+        if self._thread is None:
+            self._ask()
+        else:
+            self._thread.join()
+        return self._said[0] if self._said else None
 
 
 def answer(command: Sequence[str], timeout_s: float = _PROBE_S) -> Optional[str]:

@@ -61,7 +61,7 @@ def _say_server(what: str, server: str, after: Any) -> str:
             return f"It is not known that {kernel} was shut down: {why}"
         return f"Asked to shut down {kernel}."
     if said.get("is") == "failed":
-        return f"It is not known that the server {server} was stopped: {said.get('why', '')}"
+        return f"The hub did not confirm that it stops the server {server}: {said.get('why', '')}"
     why = said.get("message", "")
     return f"Asked to stop the server {server}" + (f', saying "{why}".' if why else ".")
 

@@ -38,19 +38,22 @@ class Stop(ApiHandler):
         change = await asked.note()
         message = f"An admin stops this server. {said.message}".strip()
         try:
-            await asyncio.to_thread(
-                ledger.append_events,
-                start.id,
-                [("start", {"stage": "ending", "message": message, "until": ledger.now()})],
-            )
-        except InvalidEvent as error:  # its journal is full; it is stopped all the same
-            log.warning("not told: server=%s/%s %s", username, servername, error)
-        try:
+            await self._tell_student(start.id, username, servername, message)
             await self._ask_hub(username, servername)
         except LabError as error:
             await asked.note_failure(error)
             raise
         self.send_json({"stopping": True, "change": change}, 202)
+
+    async def _tell_student(
+        self, start_id: str, username: str, servername: str, message: str
+    ) -> None:
+        ledger = self.lab.ledger
+        event = {"stage": "ending", "message": message, "until": ledger.now()}
+        try:
+            await asyncio.to_thread(ledger.append_events, start_id, [("start", event)])
+        except InvalidEvent as error:  # its journal is full; it is stopped all the same
+            log.warning("not told: server=%s/%s %s", username, servername, error)
 
     async def _ask_hub(self, username: str, servername: str) -> None:
         path = hub_api.server_path(username, servername)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agent_service import processes_with
@@ -105,15 +108,48 @@ def test_unknown_values_of_a_sample_are_none_and_other_peoples_gpus_are_left_out
 def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     script = tmp_path / "nvidia-smi"
     script.touch(mode=0o755)
+    script.write_text(f'#!/bin/sh\n[ "$1" = -L ] && echo "GPU 0: X (UUID: {A})" || echo 570.1\n')
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     return script
 
 
 def test_the_probe_asks_nvidia_smi(smi: Path) -> None:
-    smi.write_text(f'#!/bin/sh\n[ "$1" = -L ] && echo "GPU 0: X (UUID: {A})" || echo 570.1\n')
     found = gpus.probe()
     assert found.uuids[:1] == (A,)
     assert found.version
+
+
+def test_the_probe_asks_both_in_turn_where_no_thread_can_be_started(
+    smi: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = gpus.probe()
+
+    def full(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", full)
+    assert gpus.probe() == usual
+
+
+def test_the_probe_asks_both_at_once(smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda_is_asked, smi_is_asked = threading.Event(), threading.Event()
+    usual_answer, usual_ask = gpus.answer, gpus.ask
+
+    def answer(command: Sequence[str], *rest: Any) -> str | None:
+        if "--worker" in command:
+            cuda_is_asked.set()
+            assert smi_is_asked.wait(10)
+        return usual_answer(command, *rest)
+
+    def ask(command: Sequence[str], *rest: Any, **options: Any) -> Any:
+        if command[-1] == "-L":
+            smi_is_asked.set()
+            assert cuda_is_asked.wait(10)
+        return usual_ask(command, *rest, **options)
+
+    monkeypatch.setattr(gpus, "answer", answer)
+    monkeypatch.setattr(gpus, "ask", ask)
+    assert gpus.probe().uuids
 
 
 def test_a_hung_or_failing_nvidia_smi_is_no_answer(smi: Path) -> None:

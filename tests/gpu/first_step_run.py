@@ -50,6 +50,7 @@ from tests.gpu.host_run import (
     host_root,
     machine,
     make_images,
+    nccl_settings,
     only_gpu,
 )
 
@@ -119,7 +120,7 @@ def both_arms(options: argparse.Namespace, standby: Path | None) -> tuple[Arm, A
     site = Path(options.site).resolve() if options.site else None
     limits = {"mem_limit": options.mem, "cpu_limit": None}
     if options.image:
-        traits: dict[str, Any] = {"environment": {}}
+        traits: dict[str, Any] = {"environment": nccl_settings()}
         image = options.image
     else:
         traits = host_root(site)

@@ -39,6 +39,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HOST_IMAGE = "gpu-host-student:latest"
 HELPER_IMAGE = "gpu-host-helper:latest"
 LABEL = "org.pytorch-spawner."
+_COMPILER = ("CC", "CXX", "LIBRARY_PATH")
 # What a notebook and its server import; pip compiles them when it installs them into an image.
 _COMPILED = ("torch", "triton", "sympy", "mpmath", "networkx", "numpy", "jinja2")
 
@@ -146,13 +147,11 @@ def compile_packages() -> None:
     compiles what it imports once more: 8.3 s for torch and its compile stack instead of 3.1 s.
     """
     packages = Path(sysconfig.get_path("purelib"))
-    if next((packages / "torch").glob("__pycache__/*.pyc"), None) is not None:
-        return
     places = [packages / name for name in _COMPILED]
-    places += [Path(path) for path in sys.path if path.endswith("/site")]
+    places += [Path(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     places.append(Path(sysconfig.get_path("stdlib")))
     words = [str(place) for place in places if place.is_dir()]
-    # Some packages bring files for other versions of Python, which do not compile.
+    # What is up to date is skipped. Some packages bring files for other versions of Python.
     subprocess.run([sys.executable, "-m", "compileall", "-q", "-j", "0", *words], check=False)
 
 
@@ -207,6 +206,15 @@ def _import(root: Path, name: str) -> None:
         archive.unlink()
 
 
+def nccl_settings() -> dict[str, str]:
+    """The host's settings of NCCL, which hold in its containers as well."""
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("NCCL_", "NVSHMEM_", "TORCH_SYMM_MEM_"))
+    }
+
+
 def host_root(site: Path | None) -> dict[str, Any]:
     """Traits that let a container run on the host's own files, read-only."""
     places = [Path("/usr"), Path("/etc/ld.so.cache"), Path("/etc/alternatives"), Path("/etc/ssl")]
@@ -221,13 +229,8 @@ def host_root(site: Path | None) -> dict[str, Any]:
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "LD_LIBRARY_PATH": os.environ.get("LD_LIBRARY_PATH", "/usr/local/nvidia/lib64"),
     }
-    # The host's settings of its compiler and of NCCL are its containers', too.
-    kept = ("CC", "CXX", "LIBRARY_PATH", "TORCH_SYMM_MEM_DISABLE_MULTICAST")
-    environment |= {
-        name: value
-        for name, value in os.environ.items()
-        if name in kept or name.startswith(("NCCL_", "NVSHMEM_"))
-    }
+    environment |= {name: os.environ[name] for name in _COMPILER if name in os.environ}
+    environment |= nccl_settings()
     if site:
         environment |= {
             "PYTHONPATH": str(site),
@@ -248,7 +251,10 @@ def only_gpu(index: int | None) -> dict[str, Any]:
     """Traits of a hub that has one of the host's GPUs, so that two hubs can share a host."""
     if index is None:
         return {}
-    (gpu,) = (gpu for gpu in read_inventory().gpus if gpu.index == index)
+    found = [gpu for gpu in read_inventory().gpus if gpu.index == index and not gpu.parent]
+    if not found:
+        raise SystemExit(f"--gpu {index}: the driver knows no such GPU")
+    gpu = found[0]
     said: dict[str, Any] = {
         "uuid": gpu.uuid,
         "index": index,
@@ -553,6 +559,7 @@ def summary(events: list[dict[str, Any]], at: float) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """What this was measured on."""
+    torch_folder = Path(sysconfig.get_path("purelib")) / "torch"
     torch = sh(
         sys.executable, "-c",
         "import torch, triton; print(torch.__version__, torch.version.cuda, triton.__version__)",
@@ -566,6 +573,8 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "torch_cuda_triton": torch,
+        # Its Python files, and how many of them have bytecode: see compile_packages.
+        "torch_files": [len(list(torch_folder.rglob(kind))) for kind in ("*.py", "*.pyc")],
         "engine": sh(
             "docker", "info",
             "--format", "{{.ServerVersion}} cgroup v{{.CgroupVersion}} {{.Driver}}",
@@ -660,7 +669,10 @@ def arguments(text: str) -> argparse.Namespace:
     parser.add_argument("--mem", default="64G")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--budget", type=float, default=480, help="seconds; scenes are left out")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.gpu is not None and options.simulated:
+        parser.error("--gpu is one of the driver's, --simulated has none")
+    return options
 
 
 def main() -> int:

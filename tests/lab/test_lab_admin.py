@@ -351,7 +351,7 @@ async def test_a_stop_that_the_hub_refuses_is_not_logged_as_one(site, status, an
     assert answer.status == answered
     rows = (await site.get("api/log", token="admin")).json["rows"]
     assert [row["sentence"] for row in rows] == [
-        f"It is not known that the server ana was stopped: {said}",
+        f"The hub did not confirm that it stops the server ana: {said}",
         'Asked to stop the server ana, saying "Maintenance at noon.".',
     ]
 

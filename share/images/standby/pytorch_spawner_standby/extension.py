@@ -21,7 +21,10 @@ def load(server: Any) -> None:
     Whatever that says, notebooks no longer wait for the server itself (``prompt``).
     Kernel specifications that name no provisioner get ours, those that students make as well.
     """
-    prompt.make_prompt(server.web_app.settings)
+    if os.environ.get("PYTORCH_SPAWNER_PROMPT", "1").strip() == "0":
+        server.log.info("Prompt answers: off")
+    elif not prompt.make_prompt(server.web_app.settings):
+        server.log.info("Prompt answers: this Jupyter Server has no place for them")
     kernels = wanted(os.environ.get("PYTORCH_SPAWNER_STANDBY", "1"))
     if not kernels:
         server.log.info("Standby kernels: off")

@@ -35,8 +35,8 @@ TORCH = (
     "torch.distributed.tensor.experimental._attention",
     "triton",
 )
-# What the first compiled step would import by itself, seen with torch 2.11 and 2.13: nothing that
-# a student's code can tell, so one that another version does not have is no lack of the image.
+# What the first compiled step would import by itself, seen with torch 2.11 and 2.13. They set
+# nothing; one that another version does not have is no lack of the image.
 AT_FIRST_STEP = (
     "multiprocessing.synchronize",
     "sympy.tensor.tensor",

@@ -3,12 +3,14 @@
 Two waits of Jupyter Server 2 are taken out (figures in docs/explanation/measurements.md):
 
 - A cell answers with several small messages: busy, input, output, reply, idle. TCP's own economy is
-  on (RFC 896), so the second waits until the first is acknowledged, and the other side does that up
-  to 40 ms late. Tornado names the remedy: ``WebSocketHandler.set_nodelay``.
-- A new notebook is connected once a message of its kernel's IOPub channel came. The server asks
-  the kernel for one, and asks again after 0.5 s; a kernel that answers before ZeroMQ has subscribed
-  to that channel, as one that is there already does, is not heard until then
-  (``ZMQChannelsWebsocketConnection.nudge``). Here it is asked again sooner.
+  on (RFC 896), so the second waits until the first is acknowledged, which the other side does some
+  40 ms late. Tornado names the remedy: ``WebSocketHandler.set_nodelay``.
+- A new notebook is connected once the server has heard on the kernel's IOPub channel that it is no
+  longer "starting". The server subscribes to that channel while the kernel comes up; a kernel that
+  is quick has told it before the subscription arrives. Only another question makes it tell again,
+  and the server asks every 0.5 s (``ZMQChannelsWebsocketConnection.nudge``). Here sooner.
+
+``PYTORCH_SPAWNER_PROMPT=0`` leaves both as they are.
 """
 
 from __future__ import annotations

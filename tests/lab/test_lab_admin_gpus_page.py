@@ -400,6 +400,8 @@ async def test_details_say_whose_each_process_is(lab: Site, page: Any) -> None:
     await expect(table.get_by_role("row", name="4821 python3")).to_contain_text("ana")
     await expect(table.get_by_role("row", name="4822 python3")).to_contain_text("eve")
     await expect(table.get_by_role("row", name="991 Xorg")).to_contain_text("not of this lab")
+    shown = page.get_by_role("term").filter(has_text="Compute capability")
+    await expect(shown.locator("xpath=following-sibling::dd[1]")).to_have_text("8.0")
     await expect(page.get_by_text("slot 2 of 4 · course deep-learning")).to_be_visible()
     await expect(page.get_by_text(GPUS[2].uuid)).to_be_visible()
     await opener.click()

@@ -307,7 +307,7 @@ function facts(gpu) {
     ["UUID", h("code", {}, gpu.uuid)],
     ["Memory", memory + slots],
     ["Driver", gpu.driver || "unknown"],
-    ["Compute capability", gpu.compute_capability || "unknown"],
+    ["Compute capability", gpu.compute_capability?.join(".") || "unknown"],
     ["Pool", `${gpu.pool}${gpu.setting?.pool ? ", set here" : ", as configured"}`],
     ["Mode", `${modeWords(gpu.mode, gpu)}${gpu.setting?.mode ? ", set here" : ", as configured"}`],
     [

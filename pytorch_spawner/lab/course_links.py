@@ -25,6 +25,9 @@ from pytorch_spawner.lab.web import PageHandler
 # and where nobody says that they are (an image without Python has no agent).
 PATIENCE_S: Final = 60.0
 UNHEARD_S: Final = 15.0
+# The hub sends people here as soon as Lab answers, at times before the journal says so.
+_LOOK_S: Final = 2
+_LOOKS: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +108,26 @@ class Go(PageHandler):
             return
         events = await asyncio.to_thread(ledger.read_events, start.id)
         progress = progress_of(events, course.name)
+        looks = self.looks()
         if progress.up_at is None and not progress.is_synced:
-            self.begin(course, username, path)
+            if course.served and 1 <= looks <= _LOOKS:
+                self.wait(course, username, path, looks + 1)
+            else:
+                self.begin(course, username, path)
         elif course.served and progress.is_worth_waiting(ledger.now()):
             self.wait(course, username, path)
         else:
             self.redirect(lab_url(settings, username, course, path))
 
+    def looks(self) -> int:
+        """How often it was looked here since the hub said that the server is up; 0 before."""
+        said = self.get_query_argument("started", "")[:3]
+        return int(said) if said.isdecimal() else 0
+
     def begin(self, course: Course, username: str, path: str) -> None:
         """Send the person to the hub, which starts the server, or shows how far its start is."""
         settings = self.lab.settings
-        if self.get_query_argument("started", ""):
+        if self.looks():
             # It was just started, yet the ledger does not say so: do not go round in circles.
             self.redirect(lab_url(settings, username, course, path))
             return
@@ -123,9 +135,10 @@ class Go(PageHandler):
         then = f"{go_url(settings, course, path)}?started=1"
         self.redirect(spawn_url(settings, username, course, then))
 
-    def wait(self, course: Course, username: str, path: str) -> None:
+    def wait(self, course: Course, username: str, path: str, looks: int = 0) -> None:
         """A page that says that the notebooks are being copied, and looks again by itself."""
-        self.set_header("Refresh", "2")
+        again = f"; url={go_url(self.lab.settings, course, path)}?started={looks}" if looks else ""
+        self.set_header("Refresh", f"{_LOOK_S}{again}")
         self.render_page(
             "go.html",
             course=course,

@@ -514,7 +514,23 @@ async def test_a_link_starts_the_server_and_comes_back(site: Site, events: Any) 
         "next": ["/services/lab/go/cv/a%26b.ipynb?started=1"],
     }
     # Where the ledger does not know of the start: no circle.
-    answer = await site.get("go/cv/a%26b.ipynb?started=1", token="ana-page")
+    looks = 9 if events else 1
+    answer = await site.get(f"go/cv/a%26b.ipynb?started={looks}", token="ana-page")
+    assert answer.headers["Location"] == "/user/ana/lab/tree/cv/a%26b.ipynb"
+
+
+async def test_a_link_waits_where_the_hub_is_ahead_of_the_journal(site: Site) -> None:
+    """Sent on at once, JupyterLab says that there is no such file, and forgets the address."""
+    start(site, "ana", "cv", ("start", {"stage": "container"}))
+    for looks in range(1, 9):
+        answer = await site.get(f"go/cv/a%26b.ipynb?started={looks}", token="ana-page")
+        assert (answer.status, answer.headers["Refresh"]) == (
+            200,
+            f"2; url=/services/lab/go/cv/a%26b.ipynb?started={looks + 1}",
+        )
+    begun = site.ledger.latest_start(HUB, "ana", "")
+    site.ledger.append_events(begun.id, [UP, DONE])
+    answer = await site.get("go/cv/a%26b.ipynb?started=9", token="ana-page")
     assert answer.headers["Location"] == "/user/ana/lab/tree/cv/a%26b.ipynb"
 
 

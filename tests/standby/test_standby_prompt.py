@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jupyter_server.services.kernels.connection import channels
 from pytorch_spawner_standby import prompt
 
 SETTING = "kernel_websocket_connection_class"
@@ -155,7 +156,6 @@ def test_a_server_without_the_place_for_it_stays_as_it_is(settings: dict[str, An
 
 
 def test_jupyters_own_class_keeps_its_configuration() -> None:
-    channels = pytest.importorskip("jupyter_server.services.kernels.connection.channels")
     usual = channels.ZMQChannelsWebsocketConnection
     settings: dict[str, Any] = {SETTING: usual}
     assert prompt.make_prompt(settings) is True
@@ -168,7 +168,6 @@ def test_jupyters_own_class_keeps_its_configuration() -> None:
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a real Jupyter Server with a real kernel says of each of six connections."""
-    pytest.importorskip("jupyter_server")
     script = Path(__file__).with_name("prompt_server.py")
     folder = tmp_path_factory.mktemp("prompt")
     done = subprocess.run(

@@ -18,7 +18,8 @@ _MOST_KERNELS = 8
 def load(server: Any) -> None:
     """Begin a moment after the server answers, unless ``PYTORCH_SPAWNER_STANDBY`` is 0.
 
-    Whatever that says, notebooks no longer wait for the server itself (``prompt``).
+    Whatever that says, notebooks no longer wait for the server itself
+    (``prompt``), unless ``PYTORCH_SPAWNER_PROMPT`` is 0.
     Kernel specifications that name no provisioner get ours, those that students make as well.
     """
     if os.environ.get("PYTORCH_SPAWNER_PROMPT", "1").strip() == "0":

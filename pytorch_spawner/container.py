@@ -49,7 +49,7 @@ class ContainerSpawner(LabTraits):
     @property
     def home_path(self) -> str:
         """The home's path in the container."""
-        return f"/home/{self.login}"
+        return identity.home_path(self.home_dir, self.login)
 
     def template_namespace(self) -> dict[str, Any]:
         names = super().template_namespace()

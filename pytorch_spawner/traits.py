@@ -23,7 +23,7 @@ from traitlets import (
     validate,
 )
 
-from pytorch_spawner.core import course_data
+from pytorch_spawner.core import course_data, identity
 
 
 class LabTraits(DockerSpawner):  # type: ignore[misc]
@@ -343,6 +343,29 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
         Example: ``c.PyTorchSpawner.home_root = "/srv/homes"``
         """,
     )
+
+    home_dir = Unicode(
+        "/home/lab",
+        config=True,
+        help="""
+        Where a home is in its container; ``{login}`` stands for the login name. Default:
+        "/home/lab", the same for all, so that a path in a notebook is right for everybody, and
+        so that what a warm cache holds of CUDA's own cache is found: its keys contain the working
+        directory (docs/explanation/measurements.md). With ``{login}`` the first attention in a
+        notebook takes about a second more on Hopper GPUs. Homes that were used at another path keep
+        it best: virtual environments in them name it.
+
+        Example: ``c.PyTorchSpawner.home_dir = "/home/{login}"``
+        """,
+    )
+
+    @validate("home_dir")
+    def _home_dir_is_usable(self, proposal: Any) -> Any:
+        try:
+            identity.home_path(proposal["value"], "student")
+        except ValueError as error:
+            raise TraitError(f"c.PyTorchSpawner.home_dir: {error}") from error
+        return proposal["value"]
 
     helper_image = Unicode(
         "",

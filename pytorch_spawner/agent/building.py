@@ -11,8 +11,10 @@ import http.server
 import json
 import os
 import re
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -27,6 +29,8 @@ PREFIX = "@warm-up "
 SUITE_DIR = "/opt/pytorch-spawner/suite"
 # What one target may leave on the disk: far more than any cache (tens of MB), far less than a disk.
 MAX_DISK_BYTES = 4 * 1024**3
+# PyTorch's profiles below the private cache (torch 2.13, _dynamo/pgo.py: code_state_path).
+_PROFILE = ("inductor", "dynamo")
 _LOOK_S = 1.0
 # The service reads the last line and stops the server; without a service the container ends alone.
 _LINGER_S = 120.0
@@ -37,10 +41,15 @@ _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 @dataclass(frozen=True)
 class Run:
-    """One process: a target, and the sizes it is called with in turn."""
+    """One process: a target, and the sizes it is called with in turn.
+
+    Attributes:
+        is_first: Whether what PyTorch learns from it is what everybody begins with.
+    """
 
     target: Mapping[str, Any]
     sizes: Tuple[Optional[int], ...]
+    is_first: bool = False
 
 
 def sizes_of(target: Mapping[str, Any]) -> Tuple[Optional[int], ...]:
@@ -58,21 +67,35 @@ def sizes_of(target: Mapping[str, Any]) -> Tuple[Optional[int], ...]:
 
 
 def plan(targets: List[Mapping[str, Any]], *, is_check: bool) -> List[Run]:
-    """The processes of a build or of a check, in order.
+    """The processes of a build or of a check, in order; each begins with what ``Learnt`` holds.
 
-    A build runs each target twice: PyTorch notes what varies at the end of a process's first
-    compiles, and only a process that begins with that note compiles as a student's will. A check
+    A build begins with each target's usual size. What PyTorch has learnt by then is what a student
+    begins with: the usual size is a graph without unknowns, which is traced in less time, and the
+    first other one makes the graph for all of them. So the other sizes are compiled by processes
+    that begin there, too: once after the usual size, as in a notebook where it is changed, and once
+    at once. Where targets share code, one's size is another's change, so all run again. A check
     gives each size a process of its own, as a student's new notebook would be.
     """
     if is_check:
         return [Run(target, (size,)) for target in targets for size in sizes_of(target)]
-    runs = []
+    runs = [Run(target, sizes_of(target)[:1], is_first=True) for target in targets]
     for target in targets:
-        sizes = sizes_of(target)
-        runs.append(Run(target, sizes[:3]))
-        if sizes != (None,):
-            runs.append(Run(target, (sizes[0], *sizes[2:])))
+        usual, *others = sizes_of(target)
+        if others or len(targets) > 1:
+            runs.append(Run(target, (usual, *others[:1])))
+        if others:
+            runs.append(Run(target, tuple(others[:2])))
     return runs
+
+
+def folder_of(suite: Mapping[str, Any], target: Mapping[str, Any]) -> str:
+    """Where in a student's home the target's code runs: a notebook in its own folder.
+
+    CUDA compilers write the working directory into what they make (NVRTC 13.0 with
+    ``--generate-line-info``, as cuDNN calls it), and so into the keys of the driver's cache.
+    """
+    folder = Path(str(suite.get("folder", "")))
+    return str(folder / Path(target["what"]).parent if target["kind"] == "notebook" else folder)
 
 
 def main(config: Config, job: Mapping[str, Any], environ: Mapping[str, str]) -> int:
@@ -104,21 +127,69 @@ def _prepare(config: Config) -> bool:
     return True
 
 
-def _run_all(config: Config, job: Mapping[str, Any]) -> bool:
-    suite = job["suite"]
+def _run_all(config: Config, wanted: Mapping[str, Any]) -> bool:
+    suite = wanted["suite"]
     ends_at = time.monotonic() + float(suite["deadline_s"])
     disk = _Disk((config.cache_dir, os.environ.get("HOME", "/tmp"), "/tmp", "/var/tmp"))  # noqa: S108
-    for run in plan(list(suite["targets"]), is_check=bool(job["check"])):
-        why, tail = _run(config, run, ends_at - time.monotonic(), disk)
-        if why:
-            name = str(run.target["name"])
-            tell("failed", {"name": name, "size": run.sizes[0], "message": why, "tail": tail})
-            return False
+    with tempfile.TemporaryDirectory() as folder:
+        learnt = Learnt(Path(config.cache_dir, *_PROFILE), Path(folder, "learnt"))
+        for run in plan(list(suite["targets"]), is_check=bool(wanted["check"])):
+            job = {
+                "target": dict(run.target),
+                "sizes": list(run.sizes),
+                "gpu": config.may_use_gpu,
+                "folder": folder_of(suite, run.target),
+            }
+            why, tail = _run(job, ends_at - time.monotonic(), disk)
+            if why:
+                name = str(run.target["name"])
+                tell("failed", {"name": name, "size": run.sizes[0], "message": why, "tail": tail})
+                return False
+            if run.is_first:
+                learnt.keep()
+            else:
+                learnt.put_back()
     return True
 
 
-def _run(config: Config, run: Run, left_s: float, disk: _Disk) -> Tuple[str, str]:
+class Learnt:
+    """What PyTorch learnt about varying sizes, at the point where every student begins.
+
+    Each process that meets another size adds to PyTorch's profile, and from then on that size is an
+    unknown to every process that reads it. A student's first notebook has met nothing yet.
+
+    Args:
+        profile: PyTorch's directory of profiles; there may be none.
+        kept: Where to keep a copy; nothing is there yet.
+    """
+
+    def __init__(self, profile: Path, kept: Path) -> None:
+        self._profile = profile
+        self._kept = kept
+        self.keep()
+
+    def keep(self) -> None:
+        """Take what is there now as the beginning."""
+        _copy(self._profile, self._kept)
+
+    def put_back(self) -> None:
+        """Begin there again."""
+        _copy(self._kept, self._profile)
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    if source.is_dir():
+        shutil.copytree(source, target, symlinks=True)
+
+
+def _run(job: Mapping[str, Any], left_s: float, disk: _Disk) -> Tuple[str, str]:
     """Run one process.
+
+    Args:
+        job: Of ``run_target``.
+        left_s: Until the suite's deadline.
+        disk: Looks at what it writes.
 
     Returns:
         Why it failed as a sentence ("" when it did not), and the last lines it printed.
@@ -140,7 +211,7 @@ def _run(config: Config, run: Run, left_s: float, disk: _Disk) -> Tuple[str, str
 
     ended = child.run(
         "warm-target",
-        {"target": dict(run.target), "sizes": list(run.sizes), "gpu": config.may_use_gpu},
+        job,
         receive,
         idle_s=disk.patience_s,
         total_s=left_s,
@@ -152,7 +223,7 @@ def _run(config: Config, run: Run, left_s: float, disk: _Disk) -> Tuple[str, str
         return "The suite did not end before its deadline.", tail
     if errors:
         return errors[0], tail
-    if ended.status != 0 or told != len(run.sizes):
+    if ended.status != 0 or told != len(job["sizes"]):
         why = ended.trouble or f"It ended unexpectedly, with {_how(ended.status or 0)}"
         return f"{why}.", tail
     return "", ""
@@ -232,11 +303,14 @@ def run_target(job: Mapping[str, Any], emit: Send) -> None:
     """Call one target with each size, reporting seconds and counters.
 
     Args:
-        job: ``{"target": {"name", "kind", "what", "tag", "vary"}, "sizes": [...], "gpu": bool}``.
+        job: ``{"target": {"name", "kind", "what", "tag", "vary"}, "sizes": [...], "gpu": bool,
+            "folder": str}``, the folder below the home.
         emit: Takes "target" for each size, "versions" once, and "failed" instead of the rest.
     """
     sys.path.insert(0, SUITE_DIR)
-    os.chdir(os.environ.get("HOME", "/"))
+    place = Path(os.environ.get("HOME", "/"), str(job["folder"]))
+    place.mkdir(parents=True, exist_ok=True)
+    os.chdir(place)
     import torch
     import torch._dynamo.utils as dynamo
 

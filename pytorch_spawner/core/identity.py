@@ -20,6 +20,10 @@ from pytorch_spawner.errors import IdentityConflict
 
 MIN_UID: Final = 1000
 _PLAIN = re.compile(r"[a-z][a-z0-9]{0,29}")
+# A home in one of these would hide what every container needs, or be hidden itself.
+_SYSTEM = frozenset(
+    "bin boot dev etc lib lib32 lib64 libx32 opt proc root run sbin sys tmp usr var".split()
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,28 @@ def login_name(username: str) -> str:
         return username
     readable = re.sub(r"[^a-z0-9_-]+", "-", username.lower()).strip("-")[:32].strip("-")
     return readable if readable and readable[0].isalpha() else "student"
+
+
+def home_path(template: str, login: str) -> str:
+    """Where a home is in its container.
+
+    Args:
+        template: An absolute path; ``{login}`` stands for the login name.
+        login: As ``login_name`` gives it.
+
+    Raises:
+        ValueError: It is no place for a home; the text says why.
+    """
+    path = template.replace("{login}", login)
+    parts = path.split("/")[1:]
+    is_plain = all(re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", part) for part in parts)
+    if not path.startswith("/") or not is_plain:
+        raise ValueError(
+            "an absolute path of letters, digits, '.', '_', '-' and {login}, such as /home/lab"
+        )
+    if parts[0] in _SYSTEM:
+        raise ValueError(f"/{parts[0]} belongs to the image; a path such as /home/lab")
+    return path
 
 
 def passwd_with(passwd: str, identity: Identity, name: str, home: str) -> str:

@@ -28,9 +28,17 @@ def test_a_target_is_compiled_for_its_size_another_one_and_twice_it(vary, sizes)
     assert building.sizes_of(target(vary)) == sizes
 
 
-def test_a_build_ends_with_a_process_that_knows_what_varies() -> None:
-    runs = building.plan([target(["batch_size", 8])], is_check=False)
-    assert [run.sizes for run in runs] == [(8, 9, 1), (8, 1, 16)]
+def test_a_build_begins_with_the_usual_sizes_and_then_changes_them() -> None:
+    gpt, mlp = target(["batch_size", 8]), target(["n", 1])
+    runs = building.plan([gpt, mlp], is_check=False)
+    assert [(run.target, run.sizes, run.is_first) for run in runs] == [
+        (gpt, (8,), True),
+        (mlp, (1,), True),
+        (gpt, (8, 9), False),
+        (gpt, (9, 1), False),
+        (mlp, (1, 2), False),
+        (mlp, (2,), False),
+    ]
 
 
 def test_in_a_check_every_size_has_a_process_of_its_own() -> None:
@@ -38,8 +46,58 @@ def test_in_a_check_every_size_has_a_process_of_its_own() -> None:
     assert [run.sizes for run in runs] == [(8,), (9,), (1,), (16,), (None,)]
 
 
-def test_a_target_that_does_not_vary_runs_once() -> None:
+def test_a_target_that_does_not_vary_runs_again_only_where_another_may_share_its_code() -> None:
     assert [run.sizes for run in building.plan([target()], is_check=False)] == [(None,)]
+    assert [run.sizes for run in building.plan([target()] * 2, is_check=False)] == [(None,)] * 4
+
+
+@pytest.mark.parametrize("is_check", [False, True])
+def test_every_process_begins_with_what_the_usual_sizes_taught(
+    is_check, tmp_path, monkeypatch
+) -> None:
+    """PyTorch's profile is a file that each process reads at its start and writes at its end."""
+    profile = tmp_path / "inductor" / "dynamo" / "code_state_job.pkl"
+    begun: list[tuple[Any, str]] = []
+    if is_check:  # what the seeding has brought
+        profile.parent.mkdir(parents=True)
+        profile.write_text("8 ")
+
+    def outcome(role: str, job: Any, receive: Any, **_: Any) -> Any:
+        before = profile.read_text() if profile.exists() else ""
+        begun.append((tuple(job["sizes"]), before))
+        profile.parent.mkdir(parents=True, exist_ok=True)
+        profile.write_text(before + "".join(f"{size} " for size in job["sizes"]))
+        for size in job["sizes"]:
+            receive("target", {"name": "gpt", "size": size})
+        return ended(0)
+
+    monkeypatch.setattr(building, "_LINGER_S", 0)
+    monkeypatch.setattr(building, "answer_the_hub", lambda _: None)
+    monkeypatch.setattr(building, "_size", lambda _: 0)
+    monkeypatch.setattr(building.child, "run", outcome)
+    suite = {"name": "s", "targets": [target(["batch_size", 8])], "deadline_s": 5}
+    building.main(Config(cache_dir=str(tmp_path)), {"suite": suite, "check": is_check}, {})
+    if is_check:
+        assert begun == [((size,), "8 ") for size in (8, 9, 1, 16)]
+    else:
+        assert begun == [((8,), ""), ((8, 9), "8 "), ((9, 1), "8 ")]
+    assert profile.read_text() == "8 "
+
+
+@pytest.mark.parametrize(
+    ("folder", "kind", "what", "place"),
+    [
+        ("", "function", "m:f", "."),
+        ("", "notebook", "lab.ipynb", "."),
+        ("cv", "function", "models.cnn:f", "cv"),
+        ("cv", "script", "train/run.py", "cv"),
+        ("cv", "notebook", "week1/lab.ipynb", "cv/week1"),
+        (None, "notebook", "week1/lab.ipynb", "week1"),
+    ],
+)
+def test_code_runs_in_the_folder_where_a_students_kernel_will(folder, kind, what, place) -> None:
+    suite = {} if folder is None else {"folder": folder}
+    assert building.folder_of(suite, {"kind": kind, "what": what}) == place
 
 
 JOB = {"suite": {"name": "s", "targets": [target()], "deadline_s": 5}, "check": False}

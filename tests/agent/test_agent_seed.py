@@ -21,13 +21,15 @@ FILES = {
     "inductor/ab/wrapper.py": b"def call(args): ...\n",
     "inductor/aotautograd/key/entry": b"entry",
     "triton/XYZ/kernel.cubin": b"\x7fELF" * 100,
+    # The driver's own, as CUDA_CACHE_PATH has it.
+    "nv/index": b"driver",
+    "nv/b/e/b3e48a12e5899a": b"translated PTX",
 }
 LEFT = {
     "inductor/locks/one.lock": b"",
     "inductor/ab/two.lock": b"",
     "inductor/ab/.kernel.tmp": b"half",
     "triton/tmp.pid_1/x": b"half",
-    "nv/ComputeCache/index": b"driver",
     "pytorch-spawner-agent-1000.log": b"log",
     "suite-left-this": b"no cache",
 }

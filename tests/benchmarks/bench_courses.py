@@ -162,7 +162,7 @@ async def _see_copies(
                 raise RuntimeError(f"{user} has no notebooks")
             await asyncio.sleep(0.2)
         (container,) = hub.containers(user)
-        home = f"/home/{user}/bench"
+        home = "/home/lab/bench"
         head = docker("exec", container, "git", "-C", home, "rev-parse", "HEAD")
         changed = docker("exec", container, "git", "-C", home, "status", "--porcelain")
         if head != course.served or changed:

@@ -91,7 +91,7 @@ def test_from_an_empty_page_to_a_students_open_notebook(
     tried.wait_for_url(re.compile(rf"/user/instructor/try-{name}/|/services/lab/"), timeout=60_000)
     lab.wait_until(lambda: lab.server("instructor", f"try-{name}"), 30, "nothing to try")
     lab.wait_ready("instructor", f"try-{name}")
-    inside = f"/home/instructor/{name}"
+    inside = f"/home/lab/{name}"
     lab.wait_until(
         lambda: (
             lab.container("instructor", f"try-{name}").exec_run(["test", "-d", inside]).exit_code

@@ -10,6 +10,7 @@ from pytorch_spawner.core.identity import (
     Identity,
     group_with,
     identity_from_mapping,
+    home_path,
     login_name,
     next_uid,
     passwd_with,
@@ -71,6 +72,37 @@ def test_different_servers_have_different_slugs(
 @given(st.text(max_size=255))
 def test_a_login_name_is_what_useradd_accepts(name: str) -> None:
     assert re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", login_name(name))
+
+
+@pytest.mark.parametrize(
+    ("template", "path"),
+    [
+        ("/home/lab", "/home/lab"),
+        ("/home/{login}", "/home/ana"),
+        ("/srv/homes/{login}.d", "/srv/homes/ana.d"),
+        ("/data/{login}/work", "/data/ana/work"),
+    ],
+)
+def test_a_home_is_where_the_site_wants_it(template: str, path: str) -> None:
+    assert home_path(template, "ana") == path
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "", "home/lab", "/", "/home/", "/home//lab", "/home/../etc", "/home/./lab", "/home/.ssh",
+        "/home/{username}", "/home/a:b", "/home/a b", "/home/lab\n", "/etc", "/usr/home/{login}",
+        "/opt/pytorch-spawner", "/var/cache/pytorch-spawner", "/proc/1/cwd", "/tmp/{login}",
+    ],
+)  # fmt: skip
+def test_a_home_hides_nothing_that_containers_need(template: str) -> None:
+    with pytest.raises(ValueError, match="such as /home/lab"):
+        home_path(template, "ana")
+
+
+@given(st.text(max_size=255))
+def test_every_login_name_fits_into_a_homes_path(name: str) -> None:
+    assert home_path("/home/{login}", login_name(name)) == f"/home/{login_name(name)}"
 
 
 def test_the_user_replaces_an_entry_of_the_same_uid_and_of_the_same_name() -> None:

@@ -56,7 +56,7 @@ def get_arch_list():
 """
 
 # Where the host's Python is a virtual environment, as an admin would give pip the home.
-_PACKAGES = "/home/ana/packages"
+_PACKAGES = "/home/lab/packages"
 
 Traits = dict[str, Any]
 Scene = Callable[[Path, Traits], "contextlib.AbstractContextManager[Traits]"]

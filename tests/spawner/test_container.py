@@ -22,7 +22,7 @@ def test_runs_as_a_named_non_root_uid_without_any_capability(lab: Lab) -> None:
     assert lab.exec("ana", "whoami") == "ana"
     assert lab.exec("ana", "python3", "-c", "import getpass; print(getpass.getuser())") == "ana"
     assert (
-        lab.exec("ana", "python3", "-c", "import os; print(os.path.expanduser('~'))") == "/home/ana"
+        lab.exec("ana", "python3", "-c", "import os; print(os.path.expanduser('~'))") == "/home/lab"
     )
     status = lab.exec("ana", "cat", "/proc/1/status")
     fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
@@ -36,10 +36,10 @@ def test_runs_as_a_named_non_root_uid_without_any_capability(lab: Lab) -> None:
 def test_home_is_private_and_survives_stop_and_start(lab: Lab) -> None:
     lab.start_server("ana")
     lab.exec("ana", "sh", "-c", "echo kept > ~/work.txt")
-    assert lab.exec("ana", "stat", "-c", "%a %U", "/home/ana") == "700 ana"
+    assert lab.exec("ana", "stat", "-c", "%a %U", "/home/lab") == "700 ana"
     lab.stop_server("ana")
     lab.start_server("ana")
-    assert lab.exec("ana", "cat", "/home/ana/work.txt") == "kept"
+    assert lab.exec("ana", "cat", "/home/lab/work.txt") == "kept"
 
 
 def test_another_students_home_and_server_are_out_of_reach(lab: Lab) -> None:
@@ -158,12 +158,17 @@ def test_homes_under_a_bind_root_are_made_private_and_a_strangers_is_refused(
     root = tmp_path_factory.mktemp("homes")
     (root / "bo").mkdir()  # belongs to root, not to bo
     (root / "eve").symlink_to("/etc")
-    traits = {"PyTorchSpawner.home_root": str(root)}
+    traits = {
+        "PyTorchSpawner.home_root": str(root),
+        "PyTorchSpawner.home_dir": "/home/{login}",
+    }
     with running_lab(tmp_path_factory.mktemp("lab"), traits=traits) as lab:
         lab.start_server("ana", {"gpus": 0})
         uid = int(lab.exec("ana", "id", "-u"))
         made = (root / "ana").stat()
         assert (made.st_uid, made.st_mode & 0o777) == (uid, 0o700)
+        assert lab.exec("ana", "sh", "-c", "cd && pwd && touch here") == "/home/ana"
+        assert (root / "ana" / "here").exists()
         for stranger in ("bo", "eve"):
             lab.add_users(stranger)
             answer = lab.spawn(stranger, {"gpus": 0})

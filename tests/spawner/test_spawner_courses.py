@@ -142,7 +142,7 @@ def nothing_left(lab: Lab) -> Iterator[None]:
 
 
 def read(lab: Lab, user: str, path: str, server: str = "") -> str:
-    return lab.exec(user, "cat", f"/home/{user}/{path}", server=server)
+    return lab.exec(user, "cat", f"/home/lab/{path}", server=server)
 
 
 def synced(lab: Lab, user: str, server: str = "", after: int = 0) -> dict[str, Any]:
@@ -186,10 +186,10 @@ def test_a_member_starts_with_the_notebooks_the_data_and_the_settings_of_the_cou
     said = synced(lab, "ana")
     assert (said["level"], said["served"], said["commit"]) == ("ok", course.served, course.commit)
     assert json.loads(read(lab, "ana", "cv/lesson.ipynb"))["nbformat"] == 4
-    names = lab.exec("ana", "ls", "-A", "/home/ana/cv").split()
+    names = lab.exec("ana", "ls", "-A", "/home/lab/cv").split()
     assert sorted(names) == [".git", "lesson.ipynb", "notes"]
     uid = lab.exec("ana", "id", "-u")
-    assert lab.exec("ana", "stat", "-c", "%u", "/home/ana/cv/notes") == uid
+    assert lab.exec("ana", "stat", "-c", "%u", "/home/lab/cv/notes") == uid
     assert lab.exec("ana", "printenv", "COURSE_SEED") == "17"
     assert lab.exec("ana", "cat", "/data/pixels/pixels.txt") == "0 1 2"
     for place in ("/data/pixels/x", "/opt/pytorch-spawner/course/course.bundle"):
@@ -223,7 +223,7 @@ def test_who_does_not_belong_to_it_cannot_name_it(lab: Lab, course: Course) -> N
     assert answer.status_code >= 400
     assert "There is no course" in answer.text
     lab.start_server("eve")
-    assert "cv" not in lab.exec("eve", "ls", "-A", "/home/eve").split()
+    assert "cv" not in lab.exec("eve", "ls", "-A", "/home/lab").split()
 
 
 def test_a_new_publication_reaches_a_running_server_and_edits_stay(
@@ -231,7 +231,7 @@ def test_a_new_publication_reaches_a_running_server_and_edits_stay(
 ) -> None:
     lab.start_server("ben")
     synced(lab, "ben")
-    lab.exec("ben", "sh", "-c", "echo 'my own words' > /home/ben/cv/notes")
+    lab.exec("ben", "sh", "-c", "echo 'my own words' > /home/lab/cv/notes")
     forge.push(
         "Second lesson",
         nb__notes="one\ntwo\nthree and four\n",
@@ -240,7 +240,7 @@ def test_a_new_publication_reaches_a_running_server_and_edits_stay(
     fetches = forge.server.fetches
     assert steps(preload(lab))["smoke"] == "done"
     assert known(lab).candidate != known(lab).commit
-    assert "second.ipynb" not in lab.exec("ben", "ls", "/home/ben/cv")
+    assert "second.ipynb" not in lab.exec("ben", "ls", "/home/lab/cv")
     published = do(lab, "publish")
     assert published.commit == published.candidate != course.commit
     said = synced(lab, "ben", after=1)
@@ -248,7 +248,7 @@ def test_a_new_publication_reaches_a_running_server_and_edits_stay(
     assert read(lab, "ben", "cv/notes") == "my own words"
     beside = said["conflicts"]["notes"]
     assert read(lab, "ben", f"cv/{beside}") == "one\ntwo\nthree and four"
-    assert "second.ipynb" in lab.exec("ben", "ls", "/home/ben/cv")
+    assert "second.ipynb" in lab.exec("ben", "ls", "/home/lab/cv")
     (ben,) = [one for one in lab.ledger().students(lab.hub_id, "cv") if one.username == "ben"]
     assert (ben.level, dict(ben.conflicts)) == ("warn", {"notes": beside})
     # Two students, two publications, and the forge was asked once for each preload.
@@ -260,7 +260,7 @@ def test_one_file_of_one_student_is_brought_back_and_a_backup_kept(
 ) -> None:
     lab.start_server("ana")
     synced(lab, "ana")
-    lab.exec("ana", "sh", "-c", "echo broken > /home/ana/cv/notes")
+    lab.exec("ana", "sh", "-c", "echo broken > /home/lab/cv/notes")
     order = lab.ledger().ask_reset(lab.hub_id, "cv", "ana", "notes", "bo")
     lab.wait_until(
         lambda: not lab.ledger().orders(lab.hub_id, "cv", "ana"), 40, "the order still waits"
@@ -282,7 +282,7 @@ def test_an_instructor_tries_it_in_a_server_that_is_thrown_away(
     home = next(
         mount["Name"]
         for mount in lab.container("bo", "try-cv").attrs["Mounts"]
-        if mount["Destination"] == "/home/bo"
+        if mount["Destination"] == "/home/lab"
     )
     lab.stop_server("bo", "try-cv")
     lab.wait_until(
@@ -292,7 +292,7 @@ def test_an_instructor_tries_it_in_a_server_that_is_thrown_away(
     assert "bo" not in {one.username for one in lab.ledger().students(lab.hub_id, "cv")}
     lab.start_server("bo", {"course": "cv"})
     synced(lab, "bo")
-    assert "draft" not in lab.exec("bo", "ls", "/home/bo/cv").split()
+    assert "draft" not in lab.exec("bo", "ls", "/home/lab/cv").split()
 
 
 def test_a_server_of_that_name_is_an_ordinary_one_for_whoever_does_not_teach(
@@ -303,7 +303,7 @@ def test_a_server_of_that_name_is_an_ordinary_one_for_whoever_does_not_teach(
         one["Destination"]: one.get("Name", "")
         for one in lab.container("ana", "try-cv").attrs["Mounts"]
     }
-    assert mounts["/home/ana"] == f"{lab.hub_id}-home-ana"
+    assert mounts["/home/lab"] == f"{lab.hub_id}-home-ana"
     assert mounts["/opt/pytorch-spawner/course"] == volumes_of(lab.hub_id, "cv")[0]
 
 
@@ -386,7 +386,7 @@ def test_a_course_that_is_removed_takes_its_volumes_and_nobodys_files(
         lambda: not volumes & {one.name for one in lab.docker.volumes.list()}, 15, "they stayed"
     )
     lab.start_server("ana", {"course": "cv"})
-    assert "short" in lab.exec("ana", "ls", "/home/ana").split()
+    assert "short" in lab.exec("ana", "ls", "/home/lab").split()
 
 
 def test_a_lab_whose_mirror_was_lost_goes_on_from_what_students_have(

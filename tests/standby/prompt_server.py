@@ -19,6 +19,7 @@ FOLDER = sys.argv[1]
 os.environ.update(HOME=FOLDER, JUPYTER_RUNTIME_DIR=f"{FOLDER}/runtime", JUPYTER_PLATFORM_DIRS="1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "share/images/standby"))
 
+import zmq  # noqa: E402
 from jupyter_server.serverapp import ServerApp  # noqa: E402
 from pytorch_spawner_standby import prompt  # noqa: E402
 from tornado.httpclient import AsyncHTTPClient  # noqa: E402
@@ -29,6 +30,7 @@ _TOKEN = "a-token"
 SEEN: list[dict[str, Any]] = []
 CHANNELS: list[Any] = []
 TASKS: list[Any] = []
+AGAIN_MS: list[int] = []
 
 
 def watched(usual: Any) -> Any:
@@ -88,6 +90,9 @@ async def visit(app: Any) -> None:
             headers={"Content-Type": "application/json"},
         )
         kernel = json.loads(made.body)["id"]
+        socket_of_it = app.kernel_manager.get_kernel(kernel).connect_shell()
+        AGAIN_MS.append(socket_of_it.getsockopt(zmq.RECONNECT_IVL))
+        socket_of_it.close()
         for number in range(2):
             url = f"ws://{base}/{kernel}/channels?session_id=s{number}&token={_TOKEN}"
             opened = await websocket_connect(url)
@@ -98,7 +103,8 @@ async def visit(app: Any) -> None:
             await asyncio.sleep(0.05)
         await app.kernel_manager.shutdown_kernel(kernel, now=True)
     is_open = sum(not channel.closed() for channel in CHANNELS)
-    print(json.dumps({"connections": SEEN, "open_channels": is_open}), flush=True)
+    said = {"connections": SEEN, "open_channels": is_open, "again_ms": AGAIN_MS}
+    print(json.dumps(said), flush=True)
 
 
 def main() -> None:

@@ -148,6 +148,12 @@ async def test_a_version_without_one_of_these_connects_as_ever(part: str) -> Non
     assert not connected.done()
 
 
+@pytest.mark.parametrize("manager", [None, object()])
+def test_kernels_that_run_elsewhere_are_reached_as_ever(manager: Any) -> None:
+    settings = {SETTING: channels.ZMQChannelsWebsocketConnection, "kernel_manager": manager}
+    assert prompt.make_prompt(settings) is True
+
+
 @pytest.mark.parametrize("settings", [{}, {SETTING: None}, {SETTING: int}])
 def test_a_server_without_the_place_for_it_stays_as_it_is(settings: dict[str, Any]) -> None:
     before = dict(settings)
@@ -187,6 +193,12 @@ def test_a_real_server_sends_small_messages_at_once(real: dict[str, Any]) -> Non
 def test_a_real_kernel_is_asked_over_a_channel_that_is_closed_again(real: dict[str, Any]) -> None:
     assert all(one["asked"] >= 1 for one in real["connections"])
     assert real["open_channels"] == 0
+
+
+@pytest.mark.slow
+def test_a_real_kernel_that_does_not_listen_yet_is_tried_again_soon(real: dict[str, Any]) -> None:
+    """ZeroMQ's own pause is 100 to 200 ms."""
+    assert real["again_ms"] == [10] * 3
 
 
 @pytest.mark.slow

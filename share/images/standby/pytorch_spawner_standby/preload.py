@@ -208,6 +208,11 @@ def _inductor_once() -> None:
         from torch._inductor.runtime.triton_compat import triton_key
 
         triton_key()
+    # Triton asks ldconfig for the driver's library, once a process.
+    with contextlib.suppress(Exception):
+        from triton.backends.nvidia.driver import libcuda_dirs
+
+        libcuda_dirs()
 
 
 @contextlib.contextmanager

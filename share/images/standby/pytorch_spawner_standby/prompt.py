@@ -1,6 +1,6 @@
 """What a notebook waits for in the Jupyter server itself, and need not.
 
-Two waits of Jupyter Server 2 are taken out (figures in docs/explanation/measurements.md):
+Three waits of Jupyter Server 2 are taken out (figures in docs/explanation/measurements.md):
 
 - A cell answers with several small messages: busy, input, output, reply, idle. TCP's own economy is
   on (RFC 896), so the second waits until the first is acknowledged, which the other side does some
@@ -9,8 +9,11 @@ Two waits of Jupyter Server 2 are taken out (figures in docs/explanation/measure
   longer "starting". The server subscribes to that channel while the kernel comes up; a kernel that
   is quick has told it before the subscription arrives. Only another question makes it tell again,
   and the server asks every 0.5 s (``ZMQChannelsWebsocketConnection.nudge``). Here sooner.
+- The server knows a new kernel's ports before the kernel listens there (30 ms for a standby).
+  ZeroMQ is refused and tries again 100 to 200 ms later (zmq_setsockopt(3), ZMQ_RECONNECT_IVL). Here
+  sooner, and ever later where nothing listens.
 
-``PYTORCH_SPAWNER_PROMPT=0`` leaves both as they are.
+``PYTORCH_SPAWNER_PROMPT=0`` leaves all of them as they are.
 """
 
 from __future__ import annotations
@@ -20,7 +23,12 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
+import zmq
+
 _SETTING = "kernel_websocket_connection_class"
+# Milliseconds between two attempts to reach a kernel: at first, and at last.
+_AGAIN_MS = 10
+_AGAIN_MOST_MS = 100
 # Seconds between two questions: soon at first, and not for ever; Jupyter's own go on.
 _FIRST_S = 0.02
 _MOST_S = 0.1
@@ -36,6 +44,11 @@ def make_prompt(settings: dict[str, Any]) -> bool:
     Returns:
         Whether this version of Jupyter Server has the place for it.
     """
+    # A server whose kernels run elsewhere has no context of ZeroMQ.
+    with contextlib.suppress(Exception):
+        context = settings["kernel_manager"].context
+        context.setsockopt(zmq.RECONNECT_IVL, _AGAIN_MS)
+        context.setsockopt(zmq.RECONNECT_IVL_MAX, _AGAIN_MOST_MS)
     usual = settings.get(_SETTING)
     if not isinstance(usual, type) or not hasattr(usual, "connect"):
         return False

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pytorch_spawner.core.identity import (
     Identity,
     group_with,
-    identity_from_mapping,
     home_path,
+    identity_from_mapping,
     login_name,
     next_uid,
     passwd_with,

@@ -8,7 +8,9 @@ stock   a fresh container with an empty cache ("stock, cold"), then a second not
 ours    new notebooks of one server; before each, its private cache is put back to what the start
         of the server had seeded, so that no notebook profits from the one before;
 sizes   the same with the batch size changed;
-fresh   a new user's first notebook.
+fresh   a new user's first notebook;
+few     "stock, cold" and "ours" in containers with FEW_CPUS CPUs each, as where a class shares a
+        host; otherwise a container may use all of the host's.
 
 ``tests/gpu/first_step_run.py`` measures the same on a GPU host.
 """
@@ -42,8 +44,17 @@ from tests.kernel_client import Kernel, KernelError, Ran, Server
 
 SUITE = ROOT / "share" / "suites" / "bench"
 MODELS = {"gpt": 8, "mlp": 256, "resnet": 32}
-ARMS = ("stock", "ours", "sizes", "fresh")
+# What is measured -> the hubs that it needs.
+ARMS = {
+    "stock": {"stock"},
+    "ours": {"ours"},
+    "sizes": {"ours"},
+    "few": {"stock", "ours"},
+    "fresh": {"ours"},
+}
 COLD, SECOND, OURS, FRESH = "stock, cold", "stock, second run", "ours", "ours, a fresh server"
+FEW_CPUS = 4
+COLD_FEW, OURS_FEW = f"{COLD}, {FEW_CPUS} CPUs", f"{OURS}, {FEW_CPUS} CPUs"
 CACHE_DIR = "/var/cache/pytorch-spawner"
 _IMPORTS = "import torch\nfrom torch import nn"
 _STEP_S = 280.0
@@ -156,15 +167,17 @@ class Plan:
         repeats: Of each.
         size_repeats: Of each changed batch size.
         fresh_repeats: Of a new user's first notebook.
+        few_repeats: Of each with few CPUs.
         build: Options of ``pytorch-spawner cache build``; None: it is not called.
         ends_at: ``time.monotonic()`` after which nothing new is begun.
     """
 
     models: Sequence[str] = tuple(MODELS)
-    arms: Sequence[str] = ARMS
+    arms: Sequence[str] = tuple(ARMS)
     repeats: int = 5
     size_repeats: int = 3
     fresh_repeats: int = 3
+    few_repeats: int = 3
     build: Sequence[str] | None = ("--cpu",)
     ends_at: float = float("inf")
 
@@ -172,6 +185,11 @@ class Plan:
         for named, known in ((self.models, MODELS), (self.arms, ARMS)):
             if unknown := set(named) - set(known):
                 raise SystemExit(f"unknown: {', '.join(unknown)}; there is {', '.join(known)}")
+
+    @property
+    def hubs(self) -> set[str]:
+        """Names of the hubs that have to run."""
+        return set().union(*(ARMS[arm] for arm in self.arms))
 
 
 class Measuring:
@@ -197,11 +215,17 @@ class Measuring:
                 # A hub knows its GPUs from its first start on; a build for them is refused before.
                 await lab.start_once("first")
                 self._build(lab.hub)
-                if {"ours", "sizes"} & set(self.plan.arms):
+                if {"ours", "sizes", "few"} & set(self.plan.arms):
                     await lab.open("ours")
             for number in range(self.plan.repeats):
                 for model in self.plan.models:
                     await self._repeat(number, model, rival, lab)
+            if "few" in self.plan.arms and (os.cpu_count() or 1) <= FEW_CPUS:
+                self.note(f"nothing with {FEW_CPUS} CPUs: this machine has no more")
+            elif "few" in self.plan.arms:
+                for number in range(self.plan.few_repeats):
+                    for model in self.plan.models:
+                        await self._with_few(number, model, rival, lab)
             if lab is not None and "fresh" in self.plan.arms:
                 # A lab with one GPU has it for one server at a time.
                 await lab.close("ours")
@@ -227,6 +251,20 @@ class Measuring:
             for size in other_sizes(usual):
                 if self._has_time():
                     await lab.measure("ours", OURS, model, size)
+
+    async def _with_few(
+        self, number: int, model: str, rival: _Students | None, lab: _Students | None
+    ) -> None:
+        """A container keeps its limit: whatever needs all CPUs comes before."""
+        if rival is not None and self._has_time():
+            user = f"few{number}{model}"
+            await rival.open(user)
+            rival.limit(user, FEW_CPUS)
+            await rival.measure(user, COLD_FEW, model, MODELS[model])
+            await rival.close(user)
+        if lab is not None and self._has_time():
+            lab.limit("ours", FEW_CPUS)
+            await lab.measure("ours", OURS_FEW, model, MODELS[model])
 
     async def _fresh(self, model: str, number: int, lab: _Students) -> None:
         if self._has_time():
@@ -359,6 +397,12 @@ class _Students:
         async with Server(self.hub.url, user, self.hub.token) as server:
             self._measuring.add(await first_step(server, arm, model, batch_size))
 
+    def limit(self, user: str, cpus: int) -> None:
+        """Give a running server this many CPUs, as ``cpu_limit`` would."""
+        (container,) = self.hub.containers(user)
+        words = ["docker", "update", "--cpus", str(cpus), container]
+        subprocess.run(words, capture_output=True, check=True)
+
     def _exec(self, user: str, script: str) -> str:
         """Run a script in the container; what went wrong."""
         container = (self.hub.containers(user) or ["none"])[0]
@@ -460,6 +504,9 @@ def _add_ratios(
             pair = medians.get((model, ours, usual)), medians.get((model, stock, usual))
             if pair[0] and pair[1]:
                 bench.ratios[f"{model}: {ours}/{stock}"] = pair[0] / pair[1]
+    pair = medians.get((model, OURS_FEW, usual)), medians.get((model, COLD_FEW, usual))
+    if pair[0] and pair[1]:
+        bench.ratios[f"{model}: {OURS_FEW}/{COLD_FEW}"] = pair[0] / pair[1]
     base = medians.get((model, OURS, usual))
     for size in other_sizes(usual):
         if base and (changed := medians.get((model, OURS, size))):
@@ -468,7 +515,7 @@ def _add_ratios(
 
 def _order(item: tuple[tuple[str, str, int], Any]) -> tuple[int, int, int, int]:
     (model, arm, size), _ = item
-    arms = (COLD, SECOND, OURS, FRESH)
+    arms = (COLD, SECOND, OURS, FRESH, COLD_FEW, OURS_FEW)
     return list(MODELS).index(model), arms.index(arm), size != MODELS[model], size
 
 
@@ -507,7 +554,7 @@ def run(
     """Measure on this machine's CPU."""
     plan = Plan(
         models=models or tuple(MODELS),
-        arms=arms or ARMS,
+        arms=arms or tuple(ARMS),
         repeats=repeats,
         size_repeats=min(repeats, 3),
         fresh_repeats=min(repeats, 3),
@@ -520,11 +567,11 @@ def run(
         stack.enter_context(lab_network())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-first-step-")))
         lab = rival = None
-        if set(plan.arms) - {"stock"}:
+        if "ours" in plan.hubs:
             # A notebook on a CPU needs no GPU, not even a simulated one.
             ours = Arm("ours", True, lab_image(), {}, {"gpus": 0})
             lab = stack.enter_context(RealHub(folder / "ours", ours).running())
-        if "stock" in plan.arms:
+        if "stock" in plan.hubs:
             stock = Arm("stock", False, stock_image())
             rival = stack.enter_context(RealHub(folder / "stock", stock).running())
         asyncio.run(measuring.run(rival, lab))

@@ -5,8 +5,8 @@ Runs on the hosts that ``host_run`` runs on, with two real hubs, and measures wh
 as soon as it is there; OUT/first-step-gpu.json has the table, and so has bench/results/.
 
     python3 tests/gpu/first_step_run.py --out OUT [--site DIR] [--node DIR]
-        [--models gpt,mlp,resnet] [--arms stock,ours,sizes,fresh] [--repeats N]
-        [--size-repeats N] [--fresh-repeats N] [--add EARLIER/result.json]... [--no-build]
+        [--models gpt,mlp,resnet] [--arms stock,ours,sizes,few,fresh] [--repeats N]
+        [--size-repeats N] [--fresh-repeats N] [--few-repeats N] [--add EARLIER/result.json]... [--no-build]
         [--no-standby] [--budget SECONDS] [--image IMAGE --simulated SPEC]
 
 A run may be split over several calls; ``--add`` takes what an earlier one found into the table, and
@@ -70,6 +70,7 @@ def own_arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--size-repeats", type=int, default=3)
     parser.add_argument("--fresh-repeats", type=int, default=1)
+    parser.add_argument("--few-repeats", type=int, default=3)
     parser.add_argument("--add", action="append", default=[])
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--no-build", action="store_true")
@@ -190,7 +191,7 @@ def measure(
             standby = lay_out_standby(folder / "standby")
         hubs = []
         for arm in both_arms(options, standby):
-            if not any((name != "stock") == arm.is_ours for name in measuring.plan.arms):
+            if arm.name not in measuring.plan.hubs:
                 hubs.append(None)
                 continue
             hub = RealHub(
@@ -224,6 +225,7 @@ def main() -> int:
         repeats=own.repeats,
         size_repeats=own.size_repeats,
         fresh_repeats=own.fresh_repeats,
+        few_repeats=own.few_repeats,
         build=None if own.no_build else ("--cpu",) if options.simulated else (),
         ends_at=time.monotonic() + options.budget - 30,
     )

@@ -22,8 +22,10 @@ MIN_UID: Final = 1000
 _PLAIN = re.compile(r"[a-z][a-z0-9]{0,29}")
 # A home in one of these would hide what every container needs, or be hidden itself.
 _SYSTEM = frozenset(
-    ("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "opt", "proc", "root", "run")
-    + ("sbin", "sys", "tmp", "usr", "var")
+    {
+        *("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "opt"),
+        *("proc", "root", "run", "sbin", "sys", "tmp", "usr", "var"),
+    }
 )
 
 

@@ -6,8 +6,8 @@ as soon as it is there; OUT/first-step-gpu.json has the table, and so has bench/
 
     python3 tests/gpu/first_step_run.py --out OUT [--site DIR] [--node DIR]
         [--models gpt,mlp,resnet] [--arms stock,ours,sizes,few,fresh] [--repeats N]
-        [--size-repeats N] [--fresh-repeats N] [--few-repeats N] [--add EARLIER/result.json]... [--no-build]
-        [--no-standby] [--budget SECONDS] [--image IMAGE --simulated SPEC]
+        [--size-repeats N] [--fresh-repeats N] [--few-repeats N] [--add EARLIER/result.json]...
+        [--no-build] [--no-standby] [--budget SECONDS] [--image IMAGE --simulated SPEC]
 
 A run may be split over several calls; ``--add`` takes what an earlier one found into the table, and
 ``--report`` only makes the table. With ``--image`` and ``--simulated`` it runs without a GPU.

@@ -173,7 +173,13 @@ class WarmingSpawner(GatedSpawner):
             )
         else:
             build = self._build = replace(build, **await self._seal(build, volumes.cache))
-        told = {"build": {"suite": dict(build.suite), "check": is_check}}
+        told: dict[str, Any] = {
+            "build": {
+                "suite": dict(build.suite),
+                "check": is_check,
+                "folder": await self._folder_of(build.scope),
+            }
+        }
         if is_check:
             told["warm_cache"] = warmcache.agent_facts(build)
         return Warm(
@@ -182,6 +188,13 @@ class WarmingSpawner(GatedSpawner):
             {volumes.cache: warmcache.WARM_DIR} if is_check else {},
             warmcache.environment_of(build.id),
         )
+
+    async def _folder_of(self, course: str) -> str:
+        """Where a course's files are in a student's home; "" without a course of that name."""
+        if not course:
+            return ""
+        found = await self.lab.call(lambda ledger: ledger.course(self.lab.hub, course))
+        return str(found.manifest.folder) if found is not None else ""
 
     async def _seal(self, build: Cache, volume: str) -> dict[str, Any]:
         """Make what the first container compiled read-only, with a digest of every file.

@@ -72,9 +72,10 @@ def plan(targets: List[Mapping[str, Any]], *, is_check: bool) -> List[Run]:
     A build begins with each target's usual size. What PyTorch has learnt by then is what a student
     begins with: the usual size is a graph without unknowns, which is traced in less time, and the
     first other one makes the graph for all of them. So the other sizes are compiled by processes
-    that begin there, too: once after the usual size, as in a notebook where it is changed, and once
-    at once. Where targets share code, one's size is another's change, so all run again. A check
-    gives each size a process of its own, as a student's new notebook would be.
+    that begin there, too: one after the usual size, as in a notebook where it is changed, and twice
+    the size at once, for which inductor may choose other kernels (a GPT on an H200). Where targets
+    share code, one's size is another's change, so all run again. A check gives each size a process
+    of its own, as a student's new notebook would be.
     """
     if is_check:
         return [Run(target, (size,)) for target in targets for size in sizes_of(target)]
@@ -83,18 +84,22 @@ def plan(targets: List[Mapping[str, Any]], *, is_check: bool) -> List[Run]:
         usual, *others = sizes_of(target)
         if others or len(targets) > 1:
             runs.append(Run(target, (usual, *others[:1])))
-        if others:
-            runs.append(Run(target, tuple(others[:2])))
+        if others[1:]:
+            runs.append(Run(target, tuple(others[:0:-1])))
     return runs
 
 
-def folder_of(suite: Mapping[str, Any], target: Mapping[str, Any]) -> str:
+def folder_of(course: str, target: Mapping[str, Any]) -> str:
     """Where in a student's home the target's code runs: a notebook in its own folder.
 
     CUDA compilers write the working directory into what they make (NVRTC 13.0 with
     ``--generate-line-info``, as cuDNN calls it), and so into the keys of the driver's cache.
+
+    Args:
+        course: The course's folder in a student's home; "" for none.
+        target: Of the suite.
     """
-    folder = Path(str(suite.get("folder", "")))
+    folder = Path(course)
     return str(folder / Path(target["what"]).parent if target["kind"] == "notebook" else folder)
 
 
@@ -103,7 +108,7 @@ def main(config: Config, job: Mapping[str, Any], environ: Mapping[str, str]) -> 
 
     Args:
         config: The agent's; its warm cache is seeded first, like a student's.
-        job: ``{"suite": {...}, "check": bool}``.
+        job: ``{"suite": {...}, "check": bool, "folder": str}``, the course's in a student's home.
         environ: Of the container, with JupyterHub's address of this server.
     """
     # The first process of a container is ended by no signal that it does not ask for.
@@ -138,7 +143,7 @@ def _run_all(config: Config, wanted: Mapping[str, Any]) -> bool:
                 "target": dict(run.target),
                 "sizes": list(run.sizes),
                 "gpu": config.may_use_gpu,
-                "folder": folder_of(suite, run.target),
+                "folder": folder_of(str(wanted.get("folder", "")), run.target),
             }
             why, tail = _run(job, ends_at - time.monotonic(), disk)
             if why:

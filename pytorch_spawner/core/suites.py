@@ -75,7 +75,6 @@ class Suite:
         imports: Modules that standby kernels import in advance.
         network: Whether the warmer's container reaches the network.
         deadline_s: Most seconds of one container.
-        folder: Directory in a student's home where the code will be; "" is the home itself.
     """
 
     name: str
@@ -83,7 +82,6 @@ class Suite:
     imports: tuple[str, ...] = ()
     network: bool = False
     deadline_s: int = 900
-    folder: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The suite as the ledger and the warmer's container hold it."""
@@ -102,7 +100,6 @@ class Suite:
             "imports": list(self.imports),
             "network": self.network,
             "deadline_s": self.deadline_s,
-            "folder": self.folder,
         }
 
     @classmethod
@@ -123,7 +120,6 @@ class Suite:
             imports=tuple(said["imports"]),
             network=said["network"],
             deadline_s=said["deadline_s"],
-            folder=said.get("folder", ""),  # suites of before 2026-11-22 have none
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from typing import Any, Final
 
 import yaml
@@ -57,7 +56,7 @@ async def warm_up(  # noqa: PLR0913  (a build has these fields)
     """
     await go_on(course)
     files = await asyncio.to_thread(suite_files, course, mirror)
-    suite = replace(read_suite(files), folder=course.manifest.folder)
+    suite = read_suite(files)
 
     def ask() -> Any:
         return ledger.request_cache(

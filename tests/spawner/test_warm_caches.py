@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from pytorch_spawner.core import suites, warmcache
-from pytorch_spawner.core.course_text import parse_manifest
+from pytorch_spawner.core import suites
+from pytorch_spawner.core.course_text import parse_manifest, warmcache
 from pytorch_spawner.core.warmcache import WARMER, Cache
 from tests.lab_driver import Lab, running_lab
 
@@ -253,6 +253,20 @@ def test_a_build_has_no_network_no_token_and_nobodys_home(lab: Lab) -> None:
     )
     failed = build(lab, suite(code))
     assert "found [] [] [] True" in failed.message
+
+
+def test_code_runs_where_a_student_of_the_course_runs_it(lab: Lab) -> None:
+    """CUDA's own cache knows the working directory of what it translated."""
+    code = "import os\ndef step():\n    raise RuntimeError('in ' + os.getcwd() + '.')"
+    assert "in /home/lab." in build(lab, suite(code)).message
+    manifest = {
+        "name": "optics",
+        "title": "Optics",
+        "source": {"git": "https://forge.example/optics.git"},
+        "target": "Optics 2026",
+    }
+    lab.ledger().save_course(lab.hub_id, parse_manifest(manifest), "instructor")
+    assert "in /home/lab/Optics 2026." in build(lab, suite(code), scope="optics").message
 
 
 def test_nobody_starts_the_warmers_account_for_something_else(lab: Lab) -> None:

@@ -30,12 +30,15 @@ MAX_BYTES = 2 * 1024**3
 # the driver's own: cuDNN's attention hands it PTX, which takes 1.2 s to translate and 0.1 s to find
 # (docs/explanation/measurements.md). Its index knows one cache's files: whoever gets a second cache
 # keeps that one's, and the driver translates the others once more.
-_KEPT = ("inductor", "triton", "nv")
+_DRIVERS = "nv"
+_KEPT = ("inductor", "triton", _DRIVERS)
 _LEFT_OUT = re.compile(r"(^|/)(locks(/|$)|[^/]*\.lock$|\.?tmp\.|[^/]*\.tmp$|__pycache__(/|$))")
 _SEEDED = ".seeded.json"
 _STAGING = ".seed-"
 _REMEMBERED = 8
 _CHUNK = 1024 * 1024
+# A copy takes seconds. A server that was frozen in the middle of one must not hold up another.
+_LOCK_S = 20.0
 
 
 class SeedRefused(Exception):
@@ -70,7 +73,8 @@ def seed(source: Path, target: Path, cache_id: str, digest: str) -> Seeded:
         digest: SHA-256 of the manifest, in hex, as the lab's ledger has it.
 
     Raises:
-        SeedRefused: It is not what was sealed, or there is no room; nothing was copied.
+        SeedRefused: It is not what was sealed, there is no room, or another server of this person
+            has been copying for ``_LOCK_S``; nothing was copied.
     """
     began = time.monotonic()
     files = _read_manifest(source, digest)
@@ -98,7 +102,7 @@ def _alone(target: Path) -> Iterator[None]:
     """One at a time: a person's other server may share the private cache. Leftovers go first."""
     fd = os.open(target / ".seed.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
+        _lock(fd)
         for left in target.glob(f"{_STAGING}*"):
             shutil.rmtree(left, ignore_errors=True)
         yield
@@ -106,9 +110,27 @@ def _alone(target: Path) -> Iterator[None]:
         os.close(fd)
 
 
+def _lock(fd: int) -> None:
+    give_up_at = time.monotonic() + _LOCK_S
+    while True:
+        try:
+            return fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up_at:
+                raise SeedRefused(
+                    "Another of your servers is copying the warm cache and does not end, so this "
+                    "one does without; stop that one and restart this one"
+                ) from None
+            time.sleep(0.05)
+
+
 def _is_whole(target: Path, files: Dict[str, Tuple[int, str]]) -> bool:
-    """Whether every file is there still: people empty caches, and leave hidden files behind."""
-    return all(target.joinpath(path).is_file() for path in files)
+    """Whether every file is there still: people empty caches, and leave hidden files behind.
+
+    What the driver removed it no longer wants (it bounds its cache by itself).
+    """
+    mine = (path for path in files if not path.startswith(f"{_DRIVERS}/"))
+    return all(target.joinpath(path).is_file() for path in mine)
 
 
 def _read_manifest(source: Path, digest: str) -> Dict[str, Tuple[int, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -130,6 +131,26 @@ def test_what_somebody_removed_is_copied_again(sealed, private) -> None:
     (private / "inductor/ab/wrapper.py").unlink()
     assert seed.seed(root, private, "c1", told["digest"]).files == len(FILES)
     assert content_of(private) == FILES
+
+
+def test_what_the_driver_removed_is_the_drivers_affair(sealed, private) -> None:
+    root, told = sealed
+    seed.seed(root, private, "c1", told["digest"])
+    (private / "nv/b/e/b3e48a12e5899a").unlink()
+    assert seed.seed(root, private, "c1", told["digest"]).files == 0
+
+
+def test_a_server_that_is_frozen_while_it_copies_holds_up_no_other(
+    sealed, private, monkeypatch
+) -> None:
+    root, told = sealed
+    monkeypatch.setattr(seed, "_LOCK_S", 0.2)
+    with (private / ".seed.lock").open("w") as frozen:
+        fcntl.flock(frozen, fcntl.LOCK_EX)
+        with pytest.raises(seed.SeedRefused, match="Another of your servers"):
+            seed.seed(root, private, "c1", told["digest"])
+    assert content_of(private) == {}
+    assert seed.seed(root, private, "c1", told["digest"]).files == len(FILES)
 
 
 def test_two_servers_of_one_person_seed_one_after_the_other(sealed, private) -> None:

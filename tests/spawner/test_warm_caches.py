@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from pytorch_spawner.core import suites
-from pytorch_spawner.core.course_text import parse_manifest, warmcache
+from pytorch_spawner.core import suites, warmcache
+from pytorch_spawner.core.course_text import parse_manifest
 from pytorch_spawner.core.warmcache import WARMER, Cache
 from tests.lab_driver import Lab, running_lab
 

@@ -148,9 +148,21 @@ class ContainerSpawner(LabTraits):
         files.update(await self.extra_files())
         if self.ca_bundle:
             files[plan.CA_PATH] = (await asyncio.to_thread(Path(self.ca_bundle).read_bytes), 0o444)
-        await self._call(engine.put_files, self.object_id, files)
+        await self._call(engine.put_files, self.object_id, files, self._other_names())
         reach("files-copied")
         await super().start_object()
+
+    def _other_names(self) -> dict[str, str]:
+        """``/home/LOGIN`` leads to a home that is elsewhere: environments and links name it.
+
+        Not where something is mounted there.
+        """
+        usual, home = f"/home/{self.login}", self.home_path
+        planned = self._plan.volumes.values() if self._plan else ()
+        taken = [home, *self.volume_mount_points, *(mount["bind"] for mount in planned)]
+        if any(f"{place}/".startswith(f"{usual}/") for place in taken):
+            return {}
+        return {usual: home}
 
     async def extra_files(self) -> dict[str, tuple[bytes, int]]:
         """What else is copied in before the start: path -> (content, mode)."""

@@ -349,11 +349,10 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
         config=True,
         help="""
         Where a home is in its container; ``{login}`` stands for the login name. Default:
-        "/home/lab", the same for all, so that a path in a notebook is right for everybody, and
-        so that what a warm cache holds of CUDA's own cache is found: its keys contain the working
-        directory (docs/explanation/measurements.md). With ``{login}`` the first attention in a
-        notebook takes about a second more on Hopper GPUs. Homes that were used at another path keep
-        it best: virtual environments in them name it.
+        "/home/lab", the same for all, because what a warm cache holds of CUDA's own cache is found
+        in the very working directory alone (docs/explanation/measurements.md): with ``{login}`` the
+        first attention in a notebook takes about a second more on Hopper GPUs. ``/home/LOGIN`` is a
+        link to it, unless something is mounted there.
 
         Example: ``c.PyTorchSpawner.home_dir = "/home/{login}"``
         """,

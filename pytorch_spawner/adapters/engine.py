@@ -235,8 +235,20 @@ def tail_of(raw: bytes | str) -> tuple[str, ...]:
     return tuple(line[:_LOG_LINE_CHARS] for line in text.splitlines()[-_LOG_LINES:])
 
 
-def put_files(client: Any, container: str, files: Mapping[str, tuple[bytes, int]]) -> None:
-    """Copy files into a container, owned by root: path -> (content, mode). Parents are made."""
+def put_files(
+    client: Any,
+    container: str,
+    files: Mapping[str, tuple[bytes, int]],
+    links: Mapping[str, str] | None = None,
+) -> None:
+    """Copy files into a container, owned by root; parents are made.
+
+    Args:
+        client: docker-py's.
+        container: Its id.
+        files: Path -> (content, mode).
+        links: Path -> where it leads to.
+    """
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         parents: set[str] = set()
@@ -251,6 +263,10 @@ def put_files(client: Any, container: str, files: Mapping[str, tuple[bytes, int]
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(content), mode
             tar.addfile(entry, io.BytesIO(content))
+        for path, place in (links or {}).items():
+            link = tarfile.TarInfo(path.lstrip("/"))
+            link.type, link.linkname = tarfile.SYMTYPE, place
+            tar.addfile(link)
     with translated():
         client.put_archive(container, "/", buffer.getvalue())
 

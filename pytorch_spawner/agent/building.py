@@ -7,6 +7,7 @@ at a deadline, when it fills the disk, and with everything that it forked.
 
 from __future__ import annotations
 
+import errno
 import http.server
 import json
 import os
@@ -14,14 +15,13 @@ import re
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from pytorch_spawner.agent import child, evidence, own_server, seed
+from pytorch_spawner.agent import child, evidence, own_server, plain_files, seed
 from pytorch_spawner.agent.config import Config
 from pytorch_spawner.agent.report import Send
 
@@ -31,6 +31,7 @@ SUITE_DIR = "/opt/pytorch-spawner/suite"
 MAX_DISK_BYTES = 4 * 1024**3
 # PyTorch's profiles below the private cache (torch 2.13, _dynamo/pgo.py: code_state_path).
 _PROFILE = ("inductor", "dynamo")
+_MAX_PROFILE = 16 * 1024**2  # a profile has some kB
 _LOOK_S = 1.0
 # The service reads the last line and stops the server; without a service the container ends alone.
 _LINGER_S = 120.0
@@ -45,11 +46,13 @@ class Run:
 
     Attributes:
         is_first: Whether what PyTorch learns from it is what everybody begins with.
+        is_later: Whether it begins with what the process before it has learnt as well.
     """
 
     target: Mapping[str, Any]
     sizes: Tuple[Optional[int], ...]
     is_first: bool = False
+    is_later: bool = False
 
 
 def sizes_of(target: Mapping[str, Any]) -> Tuple[Optional[int], ...]:
@@ -73,19 +76,27 @@ def plan(targets: List[Mapping[str, Any]], *, is_check: bool) -> List[Run]:
     begins with: the usual size is a graph without unknowns, which is traced in less time, and the
     first other one makes the graph for all of them. So the other sizes are compiled by processes
     that begin there, too: one after the usual size, as in a notebook where it is changed, and twice
-    the size at once, for which inductor may choose other kernels (a GPT on an H200). Where targets
-    share code, one's size is another's change, so all run again. A check gives each size a process
-    of its own, as a student's new notebook would be.
+    the size at once, for which inductor may choose other kernels (a GPT on an H200). After a change
+    the usual size is one of the unknowns. Where targets share code, one's size is another's change,
+    so all run again.
+
+    A check gives each size a process of its own, as a student's new notebook would be, and the
+    usual one another after a change.
     """
-    if is_check:
-        return [Run(target, (size,)) for target in targets for size in sizes_of(target)]
-    runs = [Run(target, sizes_of(target)[:1], is_first=True) for target in targets]
+    runs = []
+    if not is_check:
+        runs = [Run(target, sizes_of(target)[:1], is_first=True) for target in targets]
     for target in targets:
         usual, *others = sizes_of(target)
-        if others or len(targets) > 1:
-            runs.append(Run(target, (usual, *others[:1])))
-        if others[1:]:
-            runs.append(Run(target, tuple(others[:0:-1])))
+        if is_check:
+            runs += [Run(target, (size,)) for size in (usual, *others)]
+        elif others:
+            runs.append(Run(target, tuple(others[:0:-1]) or (others[0],)))
+            runs.append(Run(target, (usual, others[0])))
+        elif len(targets) > 1:
+            runs.append(Run(target, (usual,)))
+        if others:
+            runs.append(Run(target, (usual,), is_later=True))
     return runs
 
 
@@ -136,9 +147,13 @@ def _run_all(config: Config, wanted: Mapping[str, Any]) -> bool:
     suite = wanted["suite"]
     ends_at = time.monotonic() + float(suite["deadline_s"])
     disk = _Disk((config.cache_dir, os.environ.get("HOME", "/tmp"), "/tmp", "/var/tmp"))  # noqa: S108
-    with tempfile.TemporaryDirectory() as folder:
-        learnt = Learnt(Path(config.cache_dir, *_PROFILE), Path(folder, "learnt"))
+    name = ""
+    try:
+        learnt = Learnt(Path(config.cache_dir, *_PROFILE))
         for run in plan(list(suite["targets"]), is_check=bool(wanted["check"])):
+            name = str(run.target["name"])
+            if not (run.is_first or run.is_later):
+                learnt.put_back()
             job = {
                 "target": dict(run.target),
                 "sizes": list(run.sizes),
@@ -147,13 +162,15 @@ def _run_all(config: Config, wanted: Mapping[str, Any]) -> bool:
             }
             why, tail = _run(job, ends_at - time.monotonic(), disk)
             if why:
-                name = str(run.target["name"])
                 tell("failed", {"name": name, "size": run.sizes[0], "message": why, "tail": tail})
                 return False
             if run.is_first:
                 learnt.keep()
-            else:
-                learnt.put_back()
+        learnt.put_back()
+    except OSError as error:
+        why = f"PyTorch's profile cannot be kept: {error.strerror or type(error).__name__}."
+        tell("failed", {"name": name, "size": None, "message": why, "tail": ""})
+        return False
     return True
 
 
@@ -163,29 +180,50 @@ class Learnt:
     Each process that meets another size adds to PyTorch's profile, and from then on that size is an
     unknown to every process that reads it. A student's first notebook has met nothing yet.
 
+    Kept in memory and looked at with suspicion: the suite's code could write there, too.
+
     Args:
-        profile: PyTorch's directory of profiles; there may be none.
-        kept: Where to keep a copy; nothing is there yet.
+        place: PyTorch's directory of profiles; there may be none.
     """
 
-    def __init__(self, profile: Path, kept: Path) -> None:
-        self._profile = profile
-        self._kept = kept
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._files: Dict[str, bytes] = {}
         self.keep()
 
     def keep(self) -> None:
-        """Take what is there now as the beginning."""
-        _copy(self._profile, self._kept)
+        """Take what is there now as the beginning; nothing but plain files.
+
+        Raises:
+            OSError: They cannot be read, or are far more than a profile.
+        """
+        self._files = {}
+        if self._place.is_symlink() or not self._place.is_dir():
+            return
+        left = _MAX_PROFILE
+        for path in sorted(self._place.glob("*.pkl")):
+            if path.is_symlink() or not path.is_file():
+                continue
+            content = plain_files.read(path, left + 1)
+            if len(content) > left:
+                raise OSError(errno.EFBIG, f"it is larger than {_MAX_PROFILE // 1024**2} MiB")
+            self._files[path.name] = content
+            left -= len(content)
 
     def put_back(self) -> None:
-        """Begin there again."""
-        _copy(self._kept, self._profile)
+        """Begin there again.
 
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
-    if source.is_dir():
-        shutil.copytree(source, target, symlinks=True)
+        Raises:
+            OSError: There is no room, or no right.
+        """
+        if self._place.is_dir() and not self._place.is_symlink():
+            shutil.rmtree(self._place)
+        else:
+            self._place.unlink(missing_ok=True)
+        if self._files:
+            self._place.mkdir(parents=True)
+        for name, content in self._files.items():
+            self._place.joinpath(name).write_bytes(content)
 
 
 def _run(job: Mapping[str, Any], left_s: float, disk: _Disk) -> Tuple[str, str]:

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from pytorch_spawner.core.gpus import MIG_PROFILE
+from pytorch_spawner.core.identity import DATA_PLACES
 
 MANIFEST_FILE: Final = "course.yaml"
 MAX_MANIFEST_BYTES: Final = 256 * 1024
@@ -30,9 +31,6 @@ _RESERVED: Final = re.compile(
     r"|(PATH|HOME|USER|LOGNAME|SHELL|ENV|TMPDIR|NB_USER|NB_UID|CUDA_VISIBLE_DEVICES"
     r"|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|NODE_EXTRA_CA_CERTS|[A-Z]+_PROXY)\Z)"
 )
-
-# Where nothing of an image or of the lab lies.
-_DATA_PLACES: Final = ("/data", "/datasets", "/mnt", "/srv")
 
 _Person = Annotated[str, Field(min_length=1, max_length=255)]
 _Relative = Annotated[str, Field(max_length=200)]
@@ -236,9 +234,9 @@ class Manifest(_Strict):
             place = f"/{path.split('/')[1]}" if path.count("/") >= 2 else ""
             parts = path.split("/")[1:]
             is_plain = all(re.match(r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z", part) for part in parts)
-            if place not in _DATA_PLACES or not is_plain:
+            if place not in DATA_PLACES or not is_plain:
                 raise ValueError(
-                    f"{name[:60]}: a path below {', '.join(_DATA_PLACES)}, such as /data/cifar"
+                    f"{name[:60]}: a path below {', '.join(DATA_PLACES)}, such as /data/cifar"
                 )
         if len(set(said.values())) < len(said):
             raise ValueError("each at a place of its own")

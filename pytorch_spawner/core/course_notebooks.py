@@ -286,8 +286,8 @@ def _code(path: str, name: str, notebook: Mapping[str, Any]) -> Iterator[Note]:
         yield Note(
             "warn",
             path,
-            f"{name} names somebody's home by its path ({_cells(homes)}); a student has another. "
-            "Write paths from the notebook on, or use Path.home().",
+            f"{name} names a home by its path ({_cells(homes)}), which may be another one in the "
+            "lab. Write paths from the notebook on, or use Path.home().",
         )
     if failed:
         yield Note(

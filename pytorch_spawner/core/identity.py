@@ -20,8 +20,10 @@ from pytorch_spawner.errors import IdentityConflict
 
 MIN_UID: Final = 1000
 _PLAIN = re.compile(r"[a-z][a-z0-9]{0,29}")
+# Where courses may mount data, because nothing of an image or of the lab lies there; nor a home.
+DATA_PLACES: Final = ("/data", "/datasets", "/mnt", "/srv")
 # A home in one of these would hide what every container needs, or be hidden itself.
-_SYSTEM = frozenset(
+_SYSTEM: Final = frozenset(
     {
         *("bin", "boot", "dev", "etc", "lib", "lib32", "lib64", "libx32", "opt"),
         *("proc", "root", "run", "sbin", "sys", "tmp", "usr", "var"),
@@ -97,8 +99,12 @@ def home_path(template: str, login: str) -> str:
         raise ValueError(
             "an absolute path of letters, digits, '.', '_', '-' and {login}, such as /home/lab"
         )
+    if "{" in template.split("/")[1] or len(parts) < 2:
+        raise ValueError("a directory below another, such as /home/lab")
     if parts[0] in _SYSTEM:
         raise ValueError(f"/{parts[0]} belongs to the image; a path such as /home/lab")
+    if f"/{parts[0]}" in DATA_PLACES:
+        raise ValueError(f"/{parts[0]} is for the data of courses; a path such as /home/lab")
     return path
 
 

@@ -384,25 +384,27 @@ class Warmer:
 def _targets(cold: list[dict[str, Any]], warm: list[dict[str, Any]]) -> tuple[Target, ...]:
     """What was measured, one row for each target and size: its first run, and its check.
 
-    A size that a check alone runs has to be served by what was compiled for another.
+    Where a check runs a size twice, its seconds are the first run's, and neither may miss.
     """
     first: dict[tuple[str, int | None], dict[str, Any]] = {}
     usual: dict[str, int | None] = {}
     for row in cold:
         first.setdefault((str(row.get("name")), row.get("size")), row)
         usual.setdefault(str(row.get("name")), row.get("size"))
-    checked = {(str(row.get("name")), row.get("size")): row for row in warm}
-    for key in checked:
-        first.setdefault(key, {})
+    checked: dict[tuple[str, int | None], dict[str, Any]] = {}
+    for row in warm:
+        seen = checked.setdefault((str(row.get("name")), row.get("size")), dict(row))
+        seen["hits"] = min(_whole(seen.get("hits")), _whole(row.get("hits")))
+        seen["misses"] = max(_whole(seen.get("misses")), _whole(row.get("misses")))
     return tuple(
         Target(
             name=name,
             size=size,
             # Only the first of a fresh process compares with the check's, which are all that.
-            cold_s=_number(row.get("seconds")) if usual.get(name, "") == size else None,
-            warm_s=_number(seen.get("seconds")) if (seen := checked.get((name, size))) else None,
-            hits=_whole(seen.get("hits")) if seen else 0,
-            misses=_whole(seen.get("misses")) if seen else 0,
+            cold_s=_number(row.get("seconds")) if usual[name] == size else None,
+            warm_s=_number(found.get("seconds")) if (found := checked.get((name, size))) else None,
+            hits=found["hits"] if found else 0,
+            misses=found["misses"] if found else 0,
         )
         for (name, size), row in first.items()
     )

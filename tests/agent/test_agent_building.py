@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,18 +33,23 @@ def test_a_target_is_compiled_for_its_size_another_one_and_twice_it(vary, sizes)
 def test_a_build_begins_with_the_usual_sizes_and_then_changes_them() -> None:
     gpt, mlp = target(["batch_size", 8]), target(["n", 1])
     runs = building.plan([gpt, mlp], is_check=False)
-    assert [(run.target, run.sizes, run.is_first) for run in runs] == [
-        (gpt, (8,), True),
-        (mlp, (1,), True),
-        (gpt, (8, 9), False),
-        (gpt, (16, 1), False),
-        (mlp, (1, 2), False),
+    first, later = {"is_first": True}, {"is_later": True}
+    assert runs == [
+        building.Run(gpt, (8,), **first),
+        building.Run(mlp, (1,), **first),
+        building.Run(gpt, (16, 1)),
+        building.Run(gpt, (8, 9)),
+        building.Run(gpt, (8,), **later),
+        building.Run(mlp, (2,)),
+        building.Run(mlp, (1, 2)),
+        building.Run(mlp, (1,), **later),
     ]
 
 
 def test_in_a_check_every_size_has_a_process_of_its_own() -> None:
     runs = building.plan([target(["batch_size", 8]), target()], is_check=True)
-    assert [run.sizes for run in runs] == [(8,), (9,), (1,), (16,), (None,)]
+    assert [run.sizes for run in runs] == [(8,), (9,), (1,), (16,), (8,), (None,)]
+    assert [run.is_later for run in runs] == [False, False, False, False, True, False]
 
 
 def test_a_target_that_does_not_vary_runs_again_only_where_another_may_share_its_code() -> None:
@@ -77,10 +84,56 @@ def test_every_process_begins_with_what_the_usual_sizes_taught(
     suite = {"name": "s", "targets": [target(["batch_size", 8])], "deadline_s": 5}
     building.main(Config(cache_dir=str(tmp_path)), {"suite": suite, "check": is_check}, {})
     if is_check:
-        assert begun == [((size,), "8 ") for size in (8, 9, 1, 16)]
+        assert begun == [*(((size,), "8 ") for size in (8, 9, 1, 16)), ((8,), "8 16 ")]
     else:
-        assert begun == [((8,), ""), ((8, 9), "8 "), ((16, 1), "8 ")]
+        assert begun == [((8,), ""), ((16, 1), "8 "), ((8, 9), "8 "), ((8,), "8 8 9 ")]
     assert profile.read_text() == "8 "
+
+
+def a_pipe(place: Path) -> None:
+    place.mkdir()
+    os.mkfifo(place / "code_state_x.pkl")
+
+
+def a_link_to_the_profile(place: Path) -> None:
+    place.mkdir()
+    (place / "code_state_x.pkl").symlink_to("/dev/zero")
+
+
+def a_link_in_its_place(place: Path) -> None:
+    place.symlink_to("/dev")
+
+
+def a_file_in_its_place(place: Path) -> None:
+    place.write_text("no directory")
+
+
+@pytest.mark.parametrize(
+    "put", [a_pipe, a_link_to_the_profile, a_link_in_its_place, a_file_in_its_place]
+)
+def test_what_a_suite_puts_in_the_profiles_place_is_taken_away(put, tmp_path: Path) -> None:
+    place = tmp_path / "dynamo"
+    put(place)
+    learnt = building.Learnt(place)
+    learnt.put_back()
+    assert not os.path.lexists(place)
+    assert Path("/dev/null").exists()
+
+
+def test_a_file_that_is_no_profile_by_its_size_fails_the_build(
+    tmp_path, monkeypatch, capsys
+) -> None:
+    place = tmp_path / "inductor" / "dynamo"
+    place.mkdir(parents=True)
+    with (place / "code_state_x.pkl").open("wb") as file:
+        file.truncate(300 * 1024**2)  # without a block on the disk
+    monkeypatch.setattr(building, "_LINGER_S", 0)
+    monkeypatch.setattr(building, "answer_the_hub", lambda _: None)
+    monkeypatch.setattr(building, "_size", lambda _: 0)
+    building.main(Config(cache_dir=str(tmp_path)), JOB, {})
+    first, last = said(capsys)
+    assert "profile cannot be kept: it is larger than 16 MiB" in first["message"]
+    assert last == {"kind": "done", "ok": False}
 
 
 @pytest.mark.parametrize(

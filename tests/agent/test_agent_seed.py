@@ -26,6 +26,7 @@ FILES = {
     "nv/index": b"driver",
     "nv/b/e/b3e48a12e5899a": b"translated PTX",
 }
+DRIVERS = 2
 LEFT = {
     "inductor/locks/one.lock": b"",
     "inductor/ab/two.lock": b"",
@@ -122,15 +123,25 @@ def test_what_was_copied_once_is_not_copied_again(sealed, private) -> None:
     root, told = sealed
     seed.seed(root, private, "c1", told["digest"])
     assert seed.seed(root, private, "c1", told["digest"]).files == 0
-    assert seed.seed(root, private, "c2", told["digest"]).files == len(FILES)
+    assert seed.seed(root, private, "c2", told["digest"]).files == len(FILES) - DRIVERS
 
 
 def test_what_somebody_removed_is_copied_again(sealed, private) -> None:
     root, told = sealed
     seed.seed(root, private, "c1", told["digest"])
     (private / "inductor/ab/wrapper.py").unlink()
-    assert seed.seed(root, private, "c1", told["digest"]).files == len(FILES)
+    assert seed.seed(root, private, "c1", told["digest"]).files == len(FILES) - DRIVERS
     assert content_of(private) == FILES
+
+
+def test_a_drivers_cache_of_ones_own_stays_as_it_is(sealed, private) -> None:
+    root, told = sealed
+    own = {"nv/index": b"my index", "nv/a/f/own": b"mine"}
+    write(private, own)
+    assert seed.seed(root, private, "c1", told["digest"]).files == len(FILES) - DRIVERS
+    compiled = {path: content for path, content in FILES.items() if not path.startswith("nv/")}
+    assert content_of(private) == {**compiled, **own}
+    assert seed.seed(root, private, "c1", told["digest"]).files == 0
 
 
 def test_what_the_driver_removed_is_the_drivers_affair(sealed, private) -> None:

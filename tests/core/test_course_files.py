@@ -440,9 +440,9 @@ FAULTS = {
         "fail",
         'is for the kernel "ir" (r), and the course\'s image has python3',
     ),
-    "a home on Linux": (notebook(code("open('/home/ada/x')")), "warn", "names somebody's home"),
+    "a home on Linux": (notebook(code("open('/home/ada/x')")), "warn", "names a home by its path"),
     "a home on macOS": (notebook(code("cd /Users/ada/x")), "warn", "home by its path (cell 1)"),
-    "a home on Windows": (notebook(code("'C:\\\\Users\\\\ada'")), "warn", "somebody's home"),
+    "a home on Windows": (notebook(code("'C:\\\\Users\\\\ada'")), "warn", "a home by its path"),
     "an error of an earlier run": (notebook(code("x", ERROR)), "warn", "an error of an earlier"),
     "six megabytes": (notebook(code("x", printed("a" * 6 * 2**20))), "warn", "has 6.0 MiB, and"),
 }

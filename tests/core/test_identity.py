@@ -79,8 +79,8 @@ def test_a_login_name_is_what_useradd_accepts(name: str) -> None:
     [
         ("/home/lab", "/home/lab"),
         ("/home/{login}", "/home/ana"),
-        ("/srv/homes/{login}.d", "/srv/homes/ana.d"),
-        ("/data/{login}/work", "/data/ana/work"),
+        ("/homes/{login}.d", "/homes/ana.d"),
+        ("/home/{login}/work", "/home/ana/work"),
     ],
 )
 def test_a_home_is_where_the_site_wants_it(template: str, path: str) -> None:
@@ -92,6 +92,7 @@ def test_a_home_is_where_the_site_wants_it(template: str, path: str) -> None:
     [
         "", "home/lab", "/", "/home/", "/home//lab", "/home/../etc", "/home/./lab", "/home/.ssh",
         "/home/{username}", "/home/a:b", "/home/a b", "/home/lab\n", "/etc", "/usr/home/{login}",
+        "/home", "/{login}", "/{login}/home", "/srv/homes/{login}", "/data/lab", "/mnt/home",
         "/opt/pytorch-spawner", "/var/cache/pytorch-spawner", "/proc/1/cwd", "/tmp/{login}",
     ],
 )  # fmt: skip

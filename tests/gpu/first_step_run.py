@@ -32,8 +32,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks.bench_first_step import (
-    ARMS,
     MODELS,
+    USUAL_ARMS,
     Measuring,
     Plan,
     Step,
@@ -66,7 +66,7 @@ def own_arguments() -> argparse.Namespace:
     """Options of this run; what is not known here is ``host_run``'s."""
     parser = argparse.ArgumentParser(add_help=False)
     parser.add_argument("--models", default=",".join(MODELS))
-    parser.add_argument("--arms", default=",".join(ARMS))
+    parser.add_argument("--arms", default=",".join(USUAL_ARMS))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--size-repeats", type=int, default=3)
     parser.add_argument("--fresh-repeats", type=int, default=1)

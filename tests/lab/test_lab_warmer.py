@@ -52,15 +52,13 @@ def test_numbers_that_are_none_count_as_nothing() -> None:
     assert (target.cold_s, target.warm_s, target.hits, target.misses) == (0.0, 0.0, 0, 0)
 
 
-def test_a_size_that_only_the_check_ran_has_a_row_of_its_own() -> None:
-    cold = heard(row(), row(seconds=0.5, hits=2, misses=0), row(size=9))
-    warm = heard(row(seconds=0.4, hits=2, misses=0), row(size=16, seconds=0.6, hits=2, misses=0))
-    assert _targets(cold.rows, warm.rows) == (
-        Target("gpt", 8, 2.0, 0.4, 2, 0),
-        Target("gpt", 9, None, None, 0, 0),
-        Target("gpt", 16, None, 0.6, 2, 0),
-    )
-    assert _targets([], warm.rows)[0] == Target("gpt", 8, None, 0.4, 2, 0)
+@pytest.mark.parametrize("again", [{"misses": 1, "hits": 1}, {"misses": 0, "hits": 0}])
+def test_a_size_that_a_check_runs_twice_must_be_found_twice(again: dict[str, int]) -> None:
+    cold = heard(row())
+    warm = heard(row(seconds=0.4, hits=2, misses=0), row(seconds=0.6, **again))
+    (target,) = _targets(cold.rows, warm.rows)
+    assert target == Target("gpt", 8, 2.0, 0.4, again["hits"], again["misses"])
+    assert why_not_published([target], [("gpt", 8)])
 
 
 def test_an_end_that_was_not_fine_is_a_failure_though_its_reason_was_lost() -> None:

@@ -42,6 +42,25 @@ def test_home_is_private_and_survives_stop_and_start(lab: Lab) -> None:
     assert lab.exec("ana", "cat", "/home/lab/work.txt") == "kept"
 
 
+def test_a_path_of_a_home_that_was_elsewhere_is_good_still(lab: Lab) -> None:
+    """Virtual environments and kernels in a home name it by its path."""
+    lab.start_server("ana")
+    assert lab.exec("ana", "readlink", "/home/ana") == "/home/lab"
+    assert lab.exec("ana", "sh", "-c", "echo here > /home/ana/there && cat ~/there") == "here"
+
+
+def test_what_a_site_mounts_at_the_usual_path_of_a_home_stays_there(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    shared = tmp_path_factory.mktemp("shared")
+    (shared / "notes").write_text("for all")
+    traits = {"PyTorchSpawner.volumes": {str(shared): "/home/{username}/shared"}}
+    with running_lab(tmp_path_factory.mktemp("lab"), traits=traits) as lab:
+        lab.start_server("ana", {"gpus": 0})
+        assert lab.exec("ana", "cat", "/home/ana/shared/notes") == "for all"
+        assert lab.exec("ana", "sh", "-c", "cd && pwd") == "/home/lab"
+
+
 def test_another_students_home_and_server_are_out_of_reach(lab: Lab) -> None:
     lab.start_server("ana")
     lab.start_server("bo")

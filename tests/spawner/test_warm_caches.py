@@ -267,6 +267,17 @@ def test_code_runs_where_a_student_of_the_course_runs_it(lab: Lab) -> None:
     }
     lab.ledger().save_course(lab.hub_id, parse_manifest(manifest), "instructor")
     assert "in /home/lab/Optics 2026." in build(lab, suite(code), scope="optics").message
+    cell = {
+        "cell_type": "code",
+        "metadata": {"tags": ["warm-up"]},
+        "source": "import os\nraise RuntimeError('in ' + os.getcwd() + '.')",
+    }
+    target = {"name": "step", "notebook": "week 1/lab.ipynb"}
+    files = {
+        "suite.yaml": json.dumps({"name": "tiny", "targets": [target]}).encode(),
+        "week 1/lab.ipynb": json.dumps({"cells": [cell], "nbformat": 4}).encode(),
+    }
+    assert "in /home/lab/Optics 2026/week 1." in build(lab, files, scope="optics").message
 
 
 def test_nobody_starts_the_warmers_account_for_something_else(lab: Lab) -> None:

@@ -45,7 +45,7 @@ def make_prompt(settings: dict[str, Any]) -> bool:
         Whether this version of Jupyter Server has the place for it.
     """
     # A server whose kernels run elsewhere has no context of ZeroMQ.
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(KeyError, AttributeError, zmq.ZMQError):
         context = settings["kernel_manager"].context
         context.setsockopt(zmq.RECONNECT_IVL, _AGAIN_MS)
         context.setsockopt(zmq.RECONNECT_IVL_MAX, _AGAIN_MOST_MS)
@@ -57,7 +57,7 @@ def make_prompt(settings: dict[str, Any]) -> bool:
 
 
 def prompt(usual: Any) -> type:
-    """The connection class that a site has, with these two things changed."""
+    """The connection class that a site has; it answers at once and asks sooner."""
 
     class Prompt(usual):  # type: ignore[misc]
         def connect(self) -> Any:

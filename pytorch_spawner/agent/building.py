@@ -90,11 +90,10 @@ def plan(targets: List[Mapping[str, Any]], *, is_check: bool) -> List[Run]:
         usual, *others = sizes_of(target)
         if is_check:
             runs += [Run(target, (size,)) for size in (usual, *others)]
-        elif others:
-            runs.append(Run(target, tuple(others[:0:-1]) or (others[0],)))
-            runs.append(Run(target, (usual, others[0])))
-        elif len(targets) > 1:
-            runs.append(Run(target, (usual,)))
+        elif others or len(targets) > 1:
+            runs.append(Run(target, (usual, *others[:1])))
+            if others[1:]:
+                runs.append(Run(target, tuple(others[:0:-1])))
         if others:
             runs.append(Run(target, (usual,), is_later=True))
     return runs

@@ -170,7 +170,7 @@ def test_a_build_is_proved_in_a_second_container_and_leaves_nothing_behind(
 ) -> None:
     assert general.torch.startswith("2.")
     assert [(one.name, one.size) for one in general.targets] == [
-        ("step", 4), ("step", 5), ("step", 1), ("step", 8),
+        ("step", 4), ("step", 5), ("step", 8), ("step", 1),
     ]  # fmt: skip
     assert all(one.hits and not one.misses and one.warm_s for one in general.targets)
     assert general.targets[0].cold_s is not None

@@ -23,7 +23,7 @@ from typing import Any, Final, TypeVar
 from tornado.httpclient import HTTPClientError
 
 from pytorch_spawner.adapters import engine, warm_engine
-from pytorch_spawner.agent import building
+from pytorch_spawner.agent import build_runs, building
 from pytorch_spawner.core import warmcache
 from pytorch_spawner.core.warmcache import WARMER, Cache, Target
 from pytorch_spawner.errors import LabError
@@ -186,7 +186,7 @@ class Warmer:
         await self._note(build, targets=targets, log=text)
         expected = [
             (str(run.target["name"]), size)
-            for run in building.plan(list(build.suite["targets"]), is_check=True)
+            for run in build_runs.plan(list(build.suite["targets"]), is_check=True)
             for size in run.sizes
         ]
         if why := warmcache.why_not_published(targets, expected):
@@ -299,7 +299,7 @@ class Warmer:
         ends_at = time.monotonic() + float(build.suite["deadline_s"]) + _GRACE_S
         all_rows = sum(
             len(run.sizes)
-            for run in building.plan(list(build.suite["targets"]), is_check=doing == "checking")
+            for run in build_runs.plan(list(build.suite["targets"]), is_check=doing == "checking")
         )
         told = -1
         while not reading.done():

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pytorch_spawner.agent import building
+from pytorch_spawner.agent import build_runs, building
 from pytorch_spawner.agent.config import Config, build_job, parse
 
 
@@ -27,33 +27,33 @@ def target(vary: Any = None) -> dict[str, Any]:
     ],
 )
 def test_a_target_is_compiled_for_its_size_another_one_and_twice_it(vary, sizes) -> None:
-    assert building.sizes_of(target(vary)) == sizes
+    assert build_runs.sizes_of(target(vary)) == sizes
 
 
 def test_a_build_begins_with_the_usual_sizes_and_then_changes_them() -> None:
     gpt, mlp = target(["batch_size", 8]), target(["n", 1])
-    runs = building.plan([gpt, mlp], is_check=False)
+    runs = build_runs.plan([gpt, mlp], is_check=False)
     first, later = {"is_first": True}, {"is_later": True}
     assert runs == [
-        building.Run(gpt, (8,), **first),
-        building.Run(mlp, (1,), **first),
-        building.Run(gpt, (8, 9)),
-        building.Run(gpt, (16, 1)),
-        building.Run(gpt, (8,), **later),
-        building.Run(mlp, (1, 2)),
-        building.Run(mlp, (1,), **later),
+        build_runs.Run(gpt, (8,), **first),
+        build_runs.Run(mlp, (1,), **first),
+        build_runs.Run(gpt, (8, 9)),
+        build_runs.Run(gpt, (16, 1)),
+        build_runs.Run(gpt, (8,), **later),
+        build_runs.Run(mlp, (1, 2)),
+        build_runs.Run(mlp, (1,), **later),
     ]
 
 
 def test_in_a_check_every_size_has_a_process_of_its_own() -> None:
-    runs = building.plan([target(["batch_size", 8]), target()], is_check=True)
+    runs = build_runs.plan([target(["batch_size", 8]), target()], is_check=True)
     assert [run.sizes for run in runs] == [(8,), (9,), (1,), (16,), (8,), (None,)]
     assert [run.is_later for run in runs] == [False, False, False, False, True, False]
 
 
 def test_a_target_that_does_not_vary_runs_again_only_where_another_may_share_its_code() -> None:
-    assert [run.sizes for run in building.plan([target()], is_check=False)] == [(None,)]
-    assert [run.sizes for run in building.plan([target()] * 2, is_check=False)] == [(None,)] * 4
+    assert [run.sizes for run in build_runs.plan([target()], is_check=False)] == [(None,)]
+    assert [run.sizes for run in build_runs.plan([target()] * 2, is_check=False)] == [(None,)] * 4
 
 
 @pytest.mark.parametrize("is_check", [False, True])
@@ -113,7 +113,7 @@ def a_file_in_its_place(place: Path) -> None:
 def test_what_a_suite_puts_in_the_profiles_place_is_taken_away(put, tmp_path: Path) -> None:
     place = tmp_path / "dynamo"
     put(place)
-    learnt = building.Learnt(place)
+    learnt = build_runs.Learnt(place)
     learnt.put_back()
     assert not os.path.lexists(place)
     assert Path("/dev/null").exists()
@@ -147,7 +147,7 @@ def test_a_file_that_is_no_profile_by_its_size_fails_the_build(
     ],
 )
 def test_code_runs_in_the_folder_where_a_students_kernel_will(folder, kind, what, place) -> None:
-    assert building.folder_of(folder, {"kind": kind, "what": what}) == place
+    assert build_runs.folder_of(folder, {"kind": kind, "what": what}) == place
 
 
 JOB = {"suite": {"name": "s", "targets": [target()], "deadline_s": 5}, "check": False}

@@ -1,4 +1,4 @@
-"""Which processes a build of a warm cache runs: their order, their folder, what each begins with."""
+"""The processes that a build of a warm cache runs: their order, folder and beginning."""
 
 from __future__ import annotations
 

@@ -10,24 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from tornado.httpclient import HTTPClientError
 
 from pytorch_spawner.adapters import engine, warm_engine
-from pytorch_spawner.agent import build_runs, building
+from pytorch_spawner.agent import build_runs
 from pytorch_spawner.core import warmcache
 from pytorch_spawner.core.warmcache import WARMER, Cache, Target
 from pytorch_spawner.errors import LabError
 from pytorch_spawner.lab.accounts import Account, reason
+from pytorch_spawner.lab.heard import Heard, targets_of
 from pytorch_spawner.lab.settings import LabSettings
 from pytorch_spawner.ledger.store import Ledger, Start
 
@@ -37,8 +35,6 @@ log = logging.getLogger("pytorch_spawner.warmer")
 _LOOK_S: Final = 1.0
 # What a suite prints beside our lines is of no use beyond its end.
 _MAX_LOG_BYTES: Final = 32 * 1024 * 1024
-_LOG_LINES: Final = 200
-_MAX_ROWS: Final = 1000
 # So often the hub is asked about a server that it does not know before the start counts as lost.
 _LOST_LOOKS: Final = 5
 _GRACE_S: Final = 60.0
@@ -46,66 +42,6 @@ _GRACE_S: Final = 60.0
 
 class BuildFailed(Exception):
     """A build ends without a cache; the text says why, as a sentence."""
-
-
-@dataclass(slots=True)
-class Heard:
-    """What one container of a build said so far."""
-
-    names: frozenset[str] = frozenset()
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-    failure: dict[str, Any] | None = None
-    is_done: bool = False
-    lines: deque[str] = field(default_factory=lambda: deque(maxlen=_LOG_LINES))
-
-    def take(self, line: bytes) -> None:
-        """Read one line of the container's log."""
-        text = line.decode("utf-8", "replace")
-        if not text.startswith(building.PREFIX):
-            self.lines.append(text[:400])
-            return
-        try:
-            said = json.loads(text[len(building.PREFIX) :])
-        except (ValueError, RecursionError):
-            return
-        if not isinstance(said, dict):
-            return
-        kind = said.get("kind")
-        if kind == "target" and self._is_row(said):
-            self.rows.append(said)
-            self.lines.append(_line_of(said))
-        elif kind == "versions":
-            self.versions = {
-                name: str(said.get(name, ""))[:40] for name in ("torch", "triton") if said.get(name)
-            }
-        elif kind == "failed" and self.failure is None:
-            self.failure = said
-            self.lines.extend(str(said.get("tail", "")).splitlines()[-40:])
-        elif kind == "done":
-            if said.get("ok") is not True and self.failure is None:
-                self.failure = {"name": "", "message": "A target failed; see the log."}
-            self.is_done = True
-
-    def _is_row(self, said: dict[str, Any]) -> bool:
-        name, size = said.get("name"), said.get("size")
-        is_size = size is None or (isinstance(size, int) and not isinstance(size, bool))
-        return (
-            len(self.rows) < _MAX_ROWS and isinstance(name, str) and name in self.names and is_size
-        )
-
-    @property
-    def text(self) -> str:
-        """The log for people."""
-        return "\n".join([*self.lines])[-12_000:]
-
-
-def _line_of(row: dict[str, Any]) -> str:
-    size = "" if row.get("size") is None else f" at size {row.get('size')}"
-    return (
-        f"{row.get('name')}{size}: {_number(row.get('seconds')):.2f} s, {_whole(row.get('hits'))} "
-        f"graphs from the cache, {_whole(row.get('misses'))} compiled"
-    )
 
 
 class Warmer:
@@ -165,11 +101,11 @@ class Warmer:
                     build,
                     state="checking",
                     message="Sealing what was compiled.",
-                    targets=_targets(cold, []),
+                    targets=targets_of(cold, []),
                     **heard.versions,
                 )
                 heard = await self._round(build, "checking", Heard(names, lines=heard.lines))
-                await self._publish(build, _targets(cold, heard.rows), heard.text)
+                await self._publish(build, targets_of(cold, heard.rows), heard.text)
                 is_published = True
             except BuildFailed as error:
                 await self._fail(build, str(error), heard.text)
@@ -379,40 +315,3 @@ class Warmer:
         if self._client is None:
             self._client = engine.connect(self._settings.client_kwargs)
         return self._client
-
-
-def _targets(cold: list[dict[str, Any]], warm: list[dict[str, Any]]) -> tuple[Target, ...]:
-    """What was measured, one row for each target and size: its first run, and its check.
-
-    Where a check runs a size twice, its seconds are the first run's, and neither may miss.
-    """
-    first: dict[tuple[str, int | None], dict[str, Any]] = {}
-    usual: dict[str, int | None] = {}
-    for row in cold:
-        first.setdefault((str(row.get("name")), row.get("size")), row)
-        usual.setdefault(str(row.get("name")), row.get("size"))
-    checked: dict[tuple[str, int | None], dict[str, Any]] = {}
-    for row in warm:
-        seen = checked.setdefault((str(row.get("name")), row.get("size")), dict(row))
-        seen["hits"] = min(_whole(seen.get("hits")), _whole(row.get("hits")))
-        seen["misses"] = max(_whole(seen.get("misses")), _whole(row.get("misses")))
-    return tuple(
-        Target(
-            name=name,
-            size=size,
-            # Only the first of a fresh process compares with the check's, which are all that.
-            cold_s=_number(row.get("seconds")) if usual[name] == size else None,
-            warm_s=_number(found.get("seconds")) if (found := checked.get((name, size))) else None,
-            hits=found["hits"] if found else 0,
-            misses=found["misses"] if found else 0,
-        )
-        for (name, size), row in first.items()
-    )
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) and 0 <= value < 1e6 else 0.0
-
-
-def _whole(value: Any) -> int:
-    return value if isinstance(value, int) and 0 <= value < 1e6 else 0

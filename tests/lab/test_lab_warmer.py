@@ -9,7 +9,7 @@ import pytest
 
 from pytorch_spawner.agent.building import PREFIX
 from pytorch_spawner.core.warmcache import Target, is_volume_of, why_not_published
-from pytorch_spawner.lab.warmer import Heard, _targets
+from pytorch_spawner.lab.heard import Heard, targets_of
 
 
 def heard(*said: Any) -> Heard:
@@ -43,12 +43,12 @@ def test_an_odd_line_is_no_row_and_ends_nothing(odd: Any) -> None:
     assert found.rows == []
     assert found.failure is None
     assert not found.is_done
-    assert _targets(found.rows, found.rows) == ()
+    assert targets_of(found.rows, found.rows) == ()
 
 
 def test_numbers_that_are_none_count_as_nothing() -> None:
     found = heard(row(seconds="x", misses=-1, hits=1e300))
-    (target,) = _targets(found.rows, found.rows)
+    (target,) = targets_of(found.rows, found.rows)
     assert (target.cold_s, target.warm_s, target.hits, target.misses) == (0.0, 0.0, 0, 0)
 
 
@@ -56,7 +56,7 @@ def test_numbers_that_are_none_count_as_nothing() -> None:
 def test_a_size_that_a_check_runs_twice_must_be_found_twice(again: dict[str, int]) -> None:
     cold = heard(row())
     warm = heard(row(seconds=0.4, hits=2, misses=0), row(seconds=0.6, **again))
-    (target,) = _targets(cold.rows, warm.rows)
+    (target,) = targets_of(cold.rows, warm.rows)
     assert target == Target("gpt", 8, 2.0, 0.4, again["hits"], again["misses"])
     assert why_not_published([target], [("gpt", 8)])
 

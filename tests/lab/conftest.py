@@ -25,6 +25,14 @@ async def site(ledger: Any) -> AsyncIterator[Site]:
         yield running
 
 
+@pytest_asyncio.fixture(loop_scope="module")
+async def lab() -> AsyncIterator[Site]:
+    """A service whose browser is ana's, a student."""
+    async for running in run_site(MemoryLedger()):
+        running.hub.browser_user_token = "ana-page"
+        yield running
+
+
 @pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def browser() -> AsyncIterator[Any]:
     """Chromium, one for each file."""

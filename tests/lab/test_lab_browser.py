@@ -8,12 +8,10 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import lab_journals as journals
 import pytest
-import pytest_asyncio
 from lab_browser import (
     MARKS,
     expect,
@@ -24,25 +22,12 @@ from lab_browser import (
     tell,
     verdict,
 )
-from lab_fakes import FakeWaiting, MemoryLedger
-from lab_site import Site, run_site
+from lab_fakes import FakeWaiting
+from lab_site import Site
 
 from pytorch_spawner.core.tickets import Ticket
 
 pytestmark = MARKS
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def page(browser: Any) -> AsyncIterator[Any]:
-    async for tab in new_page(browser):
-        yield tab
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def lab() -> AsyncIterator[Site]:
-    async for running in run_site(MemoryLedger()):
-        running.hub.browser_user_token = "ana-page"
-        yield running
 
 
 SLOT = {**journals.GPU, "slots": 4, "slot": 1, "slot_memory_mib": 20480}

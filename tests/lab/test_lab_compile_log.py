@@ -5,11 +5,8 @@ Set LAB_TEST_SCREENSHOTS to a folder to keep pictures.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import lab_journals as journals
 import pytest
-import pytest_asyncio
 from lab_browser import (
     MARKS,
     expect,
@@ -21,17 +18,8 @@ from lab_browser import (
     too_wide,
     verdict,
 )
-from lab_fakes import MemoryLedger
-from lab_site import Site, run_site
 
 pytestmark = MARKS
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def lab() -> AsyncIterator[Site]:
-    async for running in run_site(MemoryLedger()):
-        running.hub.browser_user_token = "ana-page"
-        yield running
 
 
 UP = journals.hub_until("lab")
@@ -147,6 +135,16 @@ async def test_without_the_clipboard_the_log_is_in_a_box_to_copy_from(lab, page)
     box = page.get_by_role("textbox", name="Compile log as text")
     await expect(box).to_be_focused()
     assert "cnn: compiled in 8.0 s" in await box.input_value()
+    await page.wait_for_timeout(2500)  # the page is drawn anew every second
+    await expect(box).to_be_focused()
+    selected = "document.activeElement.selectionEnd - document.activeElement.selectionStart"
+    assert await page.evaluate(selected) == len(await box.input_value())
+    await shoot(page, "compile-log-to-copy")
+    await page.get_by_role("button", name="Copy log").click()
+    await expect(box).to_have_count(1)
+    for _ in range(2):
+        await page.get_by_role("button", name="Compile log").click()
+    await expect(box).to_have_count(0)
 
 
 async def test_before_anything_was_compiled_the_log_says_when_it_will_be(lab, page):

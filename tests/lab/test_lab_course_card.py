@@ -13,8 +13,6 @@ import lab_journals as journals
 import pytest
 import pytest_asyncio
 from lab_browser import MARKS, expect, go_on, new_page, open_page, shoot, tell, verdict
-from lab_fakes import MemoryLedger
-from lab_site import Site, run_site
 
 pytestmark = MARKS
 
@@ -23,13 +21,6 @@ pytestmark = MARKS
 async def page(browser: Any) -> AsyncIterator[Any]:
     async for tab in new_page(browser):
         yield tab
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def lab() -> AsyncIterator[Site]:
-    async for running in run_site(MemoryLedger()):
-        running.hub.browser_user_token = "ana-page"
-        yield running
 
 
 NAMES = {"course": "cnn", "title": "Convolutional networks"}

@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import lab_journals as journals
 import pytest
-import pytest_asyncio
 from lab_browser import (
     MARKS,
     expect,
@@ -22,8 +20,6 @@ from lab_browser import (
     too_wide,
     verdict,
 )
-from lab_fakes import MemoryLedger
-from lab_site import Site, run_site
 
 from pytorch_spawner.agent.codes import CODES
 
@@ -39,13 +35,6 @@ FAULTS = {
     "no-driver": "The NVIDIA driver is there, but CUDA does not start.",
     "no-compiler": "This image has no C compiler, which torch.compile needs.",
 }
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def lab() -> AsyncIterator[Site]:
-    async for running in run_site(MemoryLedger()):
-        running.hub.browser_user_token = "ana-page"
-        yield running
 
 
 def story(scene: str) -> journals.Story:

@@ -12,15 +12,14 @@ import os
 import subprocess
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import lab_journals as journals
 import pytest
-import pytest_asyncio
 from lab_browser import MARKS, expect, new_page, open_page, run_browser, shoot, tell, verdict
-from lab_fakes import GPU, MemoryLedger
-from lab_site import Site, run_site
+from lab_fakes import GPU
+from lab_site import Site
 
 from pytorch_spawner.agent.bundle import build
 
@@ -44,13 +43,6 @@ pytestmark = [
 def docker(*arguments: str) -> str:
     done = subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True)
     return done.stdout.strip()
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def lab() -> AsyncIterator[Site]:
-    async for running in run_site(MemoryLedger()):
-        running.hub.browser_user_token = "ana-page"
-        yield running
 
 
 @pytest.fixture

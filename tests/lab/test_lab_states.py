@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import lab_journals as journals
 import pytest
-import pytest_asyncio
 from lab_browser import (
     MARKS,
     expect,
@@ -25,20 +23,13 @@ from lab_browser import (
     too_wide,
     verdict,
 )
-from lab_fakes import FakeWaiting, MemoryLedger
-from lab_site import Site, run_site
+from lab_fakes import FakeWaiting
+from lab_site import Site
 from tornado.web import RequestHandler
 
 from pytorch_spawner.core.tickets import Ticket
 
 pytestmark = MARKS
-
-
-@pytest_asyncio.fixture(loop_scope="module")
-async def lab() -> AsyncIterator[Site]:
-    async for running in run_site(MemoryLedger()):
-        running.hub.browser_user_token = "ana-page"
-        yield running
 
 
 LOST = journals.check(

@@ -65,12 +65,23 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
         warn_s: Seconds before a lease's end at which its student is warned.
         warm_cache_gib: Most GiB of published warm caches; beyond it those used longest ago go.
         course_dir: Where the service keeps mirrors of courses' sources; None means a directory
-            ``courses`` in the hub's working directory.
+            ``courses`` in the hub's working directory. Each hub has one of its own.
         course_roots: Directories of this machine below which courses may lie that do not come from
             git. The example course is always allowed.
         client_kwargs: How hub and service reach the engine (docker-py's APIClient); None means as
             the environment says (DOCKER_HOST).
+
+    Raises:
+        ValueError: A course root is the directory of the mirrors, or lies in it.
     """
+    mirrors = Path(course_dir or "courses").absolute()
+    for root in course_roots:
+        if Path(root).absolute().is_relative_to(mirrors):
+            raise ValueError(
+                f"{root} is a course root and {mirrors} holds the service's mirrors of courses: "
+                "courses could be taken for mirrors. Give the mirrors a directory of their own, "
+                'for example add_lab(course_dir="/var/lib/pytorch-spawner/courses").'
+            )
     ledger_url = ledger_url or f"sqlite:///{Path.cwd() / 'pytorch-spawner.sqlite'}"
     hub_id = hub_id or "lab"
     base_url = f"/{base_url.strip('/')}/".replace("//", "/")
@@ -105,7 +116,7 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
                 "PYTORCH_SPAWNER_RECONCILE_S": str(reconcile_s),
                 "PYTORCH_SPAWNER_WARN_S": str(warn_s),
                 "PYTORCH_SPAWNER_WARM_CACHE_GIB": str(warm_cache_gib),
-                "PYTORCH_SPAWNER_COURSE_DIR": str(course_dir or Path.cwd() / "courses"),
+                "PYTORCH_SPAWNER_COURSE_DIR": str(mirrors),
                 "PYTORCH_SPAWNER_COURSE_ROOTS": os.pathsep.join(map(str, course_roots)),
                 "PYTORCH_SPAWNER_CLIENT_KWARGS": json.dumps(client_kwargs or {}),
                 **{

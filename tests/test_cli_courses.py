@@ -473,7 +473,14 @@ def test_ctrl_c_leaves_it_running_and_says_how_to_stop_it(
 def test_a_course_that_is_removed_meanwhile_ends_the_following(
     run: Run, added: str, url: str, ledger: Ledger
 ) -> None:
-    threading.Timer(0.2, lambda: Ledger.open(url).remove_course("lab", "cv", "root")).start()
+    def remove() -> None:
+        other = Ledger.open(url)
+        while not other.course("lab", "cv").task:
+            time.sleep(0.02)
+        other.remove_course("lab", "cv", "root")
+        other.close()
+
+    threading.Thread(target=remove, daemon=True).start()
     status, text = run("preload", added)
     assert (status, "cv was removed meanwhile." in text) == (1, True)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from traitlets.config import Config
 
@@ -39,3 +41,14 @@ def test_containers_are_told_where_the_service_is(base_url: str) -> None:
     add_lab(config, address="http://172.17.0.1:10110/", base_url=base_url)
     prefix = "/jupyter" if "jupyter" in base_url else ""
     assert config.PyTorchSpawner.lab_url == f"http://172.17.0.1:10110{prefix}/services/lab/"
+
+
+@pytest.mark.parametrize("root", ["/srv/courses", "/srv/courses/sources", "courses"])
+def test_a_course_root_in_the_directory_of_the_mirrors_is_refused(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    mirrors = None if root == "courses" else "/srv/courses"
+    with pytest.raises(ValueError, match="Give the mirrors a directory of their own"):
+        add_lab(Config(), course_dir=mirrors, course_roots=["/srv/nbs", root])
+    add_lab(Config(), course_dir=mirrors, course_roots=["/srv", "/srv/courses-of-cs"])

@@ -88,17 +88,22 @@ class Mirror:
         folder: What the mirror keeps, and nothing else.
         limits: How large the course may be.
         roots: Directories that a source's directory may lie below.
+        owner: Id of the hub whose mirror it is; another's is never changed.
         bundle: What ``serve`` writes.
     """
 
     def __init__(
-        self, folder: Path, limits: Limits = DEFAULT_LIMITS, roots: Sequence[Path] = ()
+        self,
+        folder: Path,
+        limits: Limits = DEFAULT_LIMITS,
+        roots: Sequence[Path] = (),
+        owner: str = "",
     ) -> None:
         self.folder = folder
         self.limits = limits
         self.roots = tuple(roots)
         self.bundle = folder / BUNDLE
-        self._store = Store(folder)
+        self._store = Store(folder, owner)
 
     # -- the source --------------------------------------------------------------------------------
 

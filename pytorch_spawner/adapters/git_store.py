@@ -19,6 +19,8 @@ from pytorch_spawner.errors import SourceUnusable
 LOCAL_S: Final = 120.0
 # Each fetch and each publication adds a pack; so many are put together again.
 MAX_PACKS: Final = 20
+# Names the hub whose mirror a folder is.
+_OWNER: Final = "hub-id"
 # What a run that was killed may leave, below the repository and beside it.
 _LEFT: Final = (
     *("*.lock", "refs/**/*.lock", "objects/pack/tmp_*", "objects/pack/.tmp-*"),
@@ -27,16 +29,26 @@ _LEFT: Final = (
 _LEFT_BESIDE: Final = ("incoming-*", "index-*", "bundle-*")
 
 
+def owner_of(folder: Path) -> str:
+    """Id of the hub whose mirror a folder is; "" for a folder that is none of ours."""
+    try:
+        return (folder / _OWNER).read_text().strip()
+    except (OSError, UnicodeDecodeError):
+        return ""
+
+
 class Store:
     """One bare repository in a folder of its own.
 
     Attributes:
         folder: The folder; also takes what is temporary.
+        owner: Id of the hub whose it is; "" for nobody in particular.
         git_dir: The repository.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, owner: str = "") -> None:
         self.folder = folder
+        self.owner = owner
         self.git_dir = folder / "mirror.git"
 
     @contextmanager
@@ -44,9 +56,10 @@ class Store:
         """Nobody else changes the repository meanwhile; what a killed run left is gone.
 
         Raises:
-            SourceUnusable: "busy".
+            SourceUnusable: "busy", or "not-ours".
         """
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._own()
         with (self.folder / "lock").open("w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -58,6 +71,27 @@ class Store:
                 ) from error
             self._tidy()
             yield
+
+    def _own(self) -> None:
+        """Put the owner's name down; what is removed one day must be ours.
+
+        Two hubs in one directory would take each other's courses for removed ones.
+        """
+        known = owner_of(self.folder)
+        if not self.owner or known == self.owner:
+            return
+        if known:
+            holds = f"a course of another hub, {known}"
+        elif self.git_dir.exists() or not any(self.folder.iterdir()):
+            (self.folder / _OWNER).write_text(self.owner)
+            return
+        else:
+            holds = "something else"
+        raise SourceUnusable(
+            f"{self.folder} holds {holds}. Ask an admin to give this hub a directory of its own: "
+            "add_lab(course_dir=...).",
+            cause="not-ours",
+        )
 
     def _tidy(self) -> None:
         for pattern in _LEFT_BESIDE:

@@ -333,7 +333,8 @@ def _remove(options: argparse.Namespace) -> Said:
 
 def _example(options: argparse.Namespace) -> Said:
     ledger = open_ledger(options)
-    manifest = example_manifest([one.name for one in ledger.courses(hub_of(options))])
+    hub = hub_of(options)
+    manifest = example_manifest(ledger.course_names(hub) | ledger.removed_courses(hub))
     if options.staff:
         said = manifest.as_json()
         said["members"] = {**said.get("members", {}), "staff": list(dict.fromkeys(options.staff))}

@@ -84,13 +84,13 @@ def has_news(course: Course) -> bool:
 
 
 def is_stale(course: Course, changes: Iterable[tuple[Any, Any]] | None = None) -> bool:
-    """Whether the manifest was changed since the last preload so that another one is needed.
+    """Whether the manifest was changed since the last preload read it, so that another is needed.
 
     Args:
         course: Which.
         changes: Manifests before and after each change since then; None where they are not known.
     """
-    if course.preloaded_at is None or course.changed_at <= course.preloaded_at:
+    if course.preloaded_at is None or course.changed_at <= (course.tried_at or 0.0):
         return False
     return changes is None or any(_matters(before, after) for before, after in changes)
 

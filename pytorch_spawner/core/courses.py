@@ -71,6 +71,8 @@ class Course:
         asked_at: When the latest task was asked for, Unix time in seconds; 0 before the first.
         is_running: The service works at the task.
         steps: Of the latest preload; empty before the first.
+        tried_at: When the service read the manifest that the latest preload tries, or tried; None
+            before the first.
         preloaded_at: When the latest preload ended; None before.
         stopped_at: When somebody stopped the latest preload that was asked for, Unix time in
             seconds; None where nobody did.
@@ -94,6 +96,7 @@ class Course:
     asked_at: float = 0.0
     is_running: bool = False
     steps: tuple[Step, ...] = ()
+    tried_at: float | None = None
     preloaded_at: float | None = None
     stopped_at: float | None = None
     candidate: str = ""

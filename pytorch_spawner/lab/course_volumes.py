@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pytorch_spawner.adapters import course_engine, engine, warm_engine
 from pytorch_spawner.adapters.git_source import Mirror, Served
+from pytorch_spawner.adapters.git_store import owner_of
 from pytorch_spawner.core import courses
 from pytorch_spawner.core.courses import Course
 from pytorch_spawner.errors import LabError, SourceUnusable
@@ -37,7 +37,8 @@ class CourseVolumes:
     def mirror(self, name: str) -> Mirror:
         """The mirror of a course's source."""
         folder = Path(self._settings.course_dir) / name
-        return Mirror(folder, roots=[*map(Path, self._settings.course_roots), courses_dir()])
+        roots = [*map(Path, self._settings.course_roots), courses_dir()]
+        return Mirror(folder, roots=roots, owner=self._hub)
 
     async def fill_next(self, name: str, served: Served, commit: str) -> None:
         """Bring what is to be published next to those servers that try it."""
@@ -77,16 +78,30 @@ class CourseVolumes:
                     await self._bring(one, is_there=self._volume_of(one.name) in there)
                 except LabError as error:
                     log.warning("the course %s does not reach students: %s", one.name, error)
-        owned = {volume for one in known for volume in courses.volumes_of(self._hub, one.name)}
+        await self._throw_away(there, is_busy)
+
+    async def _throw_away(self, there: Collection[str], is_busy: Callable[[str], bool]) -> None:
+        """What no course owns any more; where servers still have it, its name stays held.
+
+        A course whose manifest cannot be read owns what it has: it is mended one day.
+        """
+        names = await asyncio.to_thread(self._ledger.course_names, self._hub)
+        owned = {volume for name in names for volume in courses.volumes_of(self._hub, name)}
+        in_use = set()
         for volume in there:
-            if volume not in owned:
-                await self._with_engine(warm_engine.remove_volume, volume)
-        names = {one.name for one in known}
+            is_gone = volume in owned or await self._with_engine(warm_engine.remove_volume, volume)
+            if not is_gone:
+                in_use.add(volume)
         for gone in await asyncio.to_thread(self._mirrors):
             if gone not in names and not is_busy(gone):
                 self._told.pop(gone, None)
-                with contextlib.suppress(SourceUnusable):  # busy: at the next look
+                try:
                     await asyncio.to_thread(self.mirror(gone).remove)
+                except (SourceUnusable, OSError) as error:  # busy, or a sick disk: the next look
+                    log.info("the mirror of the removed course %s stays: %s", gone, error)
+        for name in await asyncio.to_thread(self._ledger.removed_courses, self._hub):
+            if in_use.isdisjoint(courses.volumes_of(self._hub, name)) and not is_busy(name):
+                await asyncio.to_thread(self._ledger.release_name, self._hub, name)
 
     async def _bring(self, course: Course, *, is_there: bool) -> None:
         volume, wanted = self._volume_of(course.name), (course.served, course.serial)
@@ -109,9 +124,10 @@ class CourseVolumes:
         return courses.volumes_of(self._hub, name)[0]
 
     def _mirrors(self) -> list[str]:
-        """Names of all mirrors on disk."""
+        """Names of this hub's mirrors on disk; whatever else lies there is not ours to remove."""
         folder = Path(self._settings.course_dir)
-        return [one.name for one in folder.iterdir() if one.is_dir()] if folder.is_dir() else []
+        there = folder.iterdir() if folder.is_dir() else ()
+        return [one.name for one in there if owner_of(one) == self._hub]
 
     async def _with_engine(self, ask: Callable[..., T], *args: Any) -> T:
         """Ask the engine in a thread: connecting to one that hangs takes a minute, too."""

@@ -6,7 +6,7 @@ Thin: scope, parse, call, shape. What is done for a course is in ``course_tasks`
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from pytorch_spawner.core import course_text as texts
@@ -87,7 +87,7 @@ class CourseHandler(CourseRights):
         if not words.is_stale(course):
             return False
         lines, oldest = await self.lines_of(course)
-        since = course.preloaded_at or 0.0
+        since = course.tried_at or 0.0
         known = [(one.before, one.after) for one in lines if one.at > since]
         return words.is_stale(course, known if oldest <= since else None)
 
@@ -140,10 +140,19 @@ class CourseHandler(CourseRights):
         check = self.check_manifest(model)
         try:
             return await asyncio.to_thread(
-                self.lab.ledger.save_course, course.hub, new, model["name"], check
+                self.lab.ledger.save_course,
+                course.hub,
+                new,
+                model["name"],
+                check,
+                self.may_follow(model),
             )
         except ChangedMeanwhile as error:
             raise await self.changed(course, error) from None
+
+    def may_follow(self, model: Mapping[str, Any]) -> Callable[[Collection[str]], bool]:
+        """Whether somebody may go on with a course that given staff looked after."""
+        return lambda staff: auth.is_admin(model) or auth.owner_name(model) in staff
 
     def check_manifest(self, model: Mapping[str, Any]) -> Callable[[Course | None], None]:
         """What refuses a change to a manifest that the client has not seen.
@@ -213,7 +222,11 @@ class Courses(CourseHandler):
         model = await self.require_instructor()
         said, name = self.text_of(), str(model["name"])
         if said is not None and said.example:
-            taken = {one.name for one in await self.all_courses()}
+            hub, ledger = self.lab.settings.hub_id, self.lab.ledger
+            taken = {
+                *await asyncio.to_thread(ledger.course_names, hub),
+                *await asyncio.to_thread(ledger.removed_courses, hub),
+            }
             manifest = await asyncio.to_thread(example_manifest, taken)
             manifest = with_staff(manifest, auth.owner_name(model))
         else:
@@ -226,7 +239,12 @@ class Courses(CourseHandler):
                 raise texts.refuse("there is a course of this name already", "name")
 
         made = await asyncio.to_thread(
-            self.lab.ledger.save_course, self.lab.settings.hub_id, manifest, name, check
+            self.lab.ledger.save_course,
+            self.lab.settings.hub_id,
+            manifest,
+            name,
+            check,
+            self.may_follow(model),
         )
         await self.answer(made.name, f"Added: {made.manifest.title}. Preload it now.", 201)
 

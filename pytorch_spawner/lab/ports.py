@@ -5,7 +5,7 @@ Every method blocks; the service calls them in a thread.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from pytorch_spawner.core.course_manifest import Manifest
@@ -258,6 +258,12 @@ class Ledger(Protocol):
     def courses(self, hub: str) -> Sequence[Course]:
         """Every course, by name."""
 
+    def course_names(self, hub: str) -> Collection[str]:
+        """Names of all courses, also of those whose manifest cannot be read any more."""
+
+    def removed_courses(self, hub: str) -> Collection[str]:
+        """Names of removed courses whose files servers may still have."""
+
     def courses_version(self, hub: str) -> int:
         """A number that grows whenever anything changes that ``courses`` gives."""
 
@@ -265,7 +271,12 @@ class Ledger(Protocol):
         """One of them."""
 
     def save_course(
-        self, hub: str, manifest: Manifest, by: str, check: Callable[[Course | None], None]
+        self,
+        hub: str,
+        manifest: Manifest,
+        by: str,
+        check: Callable[[Course | None], None],
+        may_follow: Callable[[Collection[str]], bool],
     ) -> Course:
         """Add a course, or change its manifest."""
 

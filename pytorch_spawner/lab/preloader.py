@@ -56,8 +56,8 @@ class Preloader:
         # By when each preload under way has to be over, by the course's name.
         self._ends: dict[str, End] = {}
         self._seen = -1
-        # Tasks whose end could not be written down yet.
-        self._over: set[str] = set()
+        # Tasks whose end could not be written down yet: course -> when it was asked for.
+        self._over: dict[str, float] = {}
         self._timetable_seen = self._swept = -1e9
 
     async def run(self) -> None:
@@ -77,10 +77,13 @@ class Preloader:
             await asyncio.sleep(_LOOK_S)
 
     async def _look(self) -> None:
-        for name in list(self._over):
-            await self._end(name)
+        for name, asked_at in list(self._over.items()):
+            await self._end(name, asked_at)
         while len(self._tasks) < _AT_ONCE:
-            course = await self._call(lambda ledger: ledger.next_course_task(self._hub))
+            # Of a course that was removed and added again, the first one's task may be ending yet.
+            course = await self._call(
+                lambda ledger: ledger.next_course_task(self._hub, tuple(self._tasks))
+            )
             if course is None:
                 break
             task = asyncio.create_task(self._do(course), name=f"course-{course.name}")
@@ -118,7 +121,7 @@ class Preloader:
             if not isinstance(error, (LabError, HTTPClientError, OSError)):
                 log.exception("the %s of the course %s fell over", course.task, course.name)
             await self._tell_failure(course, reason(error))
-        await self._end(course.name)
+        await self._end(course.name, course.asked_at)
 
     async def _tell_failure(self, course: Course, why: str) -> None:
         """Into the log of changes, which the course's page shows."""
@@ -129,10 +132,23 @@ class Preloader:
                 lambda ledger: ledger.note(self._hub, course.task_by, "course", course.name, said)
             )
 
-    async def _end(self, name: str) -> None:
-        self._over.add(name)
-        await self._call(lambda ledger: ledger.note_course(self._hub, name, is_over=True))
-        self._over.discard(name)
+    async def _end(self, name: str, asked_at: float) -> None:
+        self._over[name] = asked_at
+        await self._call(
+            lambda ledger: ledger.note_course(self._hub, name, asked_at=asked_at, is_over=True)
+        )
+        self._over.pop(name, None)
+
+    async def _note(self, course: Course, **facts: Any) -> None:
+        """Write down how far a course is, unless it is another's by now."""
+        await self._call(
+            lambda ledger: ledger.note_course(
+                self._hub, course.name, asked_at=course.asked_at, **facts
+            )
+        )
+
+    def _is_stopped(self, course: Course) -> bool:
+        return self._ledger.is_course_stopped(self._hub, course.name, course.asked_at)
 
     # -- a preload --------------------------------------------------------------------------------
 
@@ -144,7 +160,7 @@ class Preloader:
             self._ends[name] = end
 
         async def note(steps: tuple[Step, ...]) -> None:
-            await self._call(lambda ledger: ledger.note_course(self._hub, name, steps=steps))
+            await self._note(course, steps=steps)
 
         progress = Progress(note, is_served=bool(course.served))
         try:
@@ -166,16 +182,14 @@ class Preloader:
         except LabError:
             await progress.skip_rest("It could not be published.")
             raise
-        await self._call(
-            lambda ledger: ledger.note_course(self._hub, name, preloaded_at=ledger.now())
-        )
+        await self._note(course, preloaded_at=self._ledger.now())
 
     async def _fetch(self, course: Course, mirror: Mirror, progress: Progress) -> Fetched:
         async with progress.step("fetch"):
             fetched = await asyncio.to_thread(
                 mirror.fetch,
                 course.manifest.source,
-                is_stopped=lambda: self._ledger.is_course_stopped(self._hub, course.name),
+                is_stopped=lambda: self._is_stopped(course),
             )
             await progress.set("fetch", message=f"{fetched.commit[:8]} {fetched.says}"[:200])
         return fetched
@@ -187,9 +201,7 @@ class Preloader:
             served, notes = await asyncio.to_thread(self._serve, course, mirror, fetched)
             await self._volumes.fill_next(course.name, served, fetched.commit)
             candidate = (fetched.commit, served.served, fetched.says)
-            await self._call(
-                lambda ledger: ledger.note_course(self._hub, course.name, candidate=candidate)
-            )
+            await self._note(course, candidate=candidate)
             await progress.set(
                 "check",
                 state="warned" if notes else "done",
@@ -250,7 +262,7 @@ class Preloader:
         await asyncio.to_thread(self._volumes.mirror(course.name).bundle_of, served)
         await self._call(
             lambda ledger: ledger.publish_course(
-                self._hub, course.name, (commit, served), course.task_by
+                self._hub, course.name, (commit, served), course.task_by, course.asked_at
             )
         )
         log.info("published %s of the course %s", commit[:8], course.name)
@@ -265,7 +277,7 @@ class Preloader:
             StepFailed: Somebody stopped it.
             GivenUp: Its class begins soon.
         """
-        if await self._call(lambda led: led.is_course_stopped(self._hub, course.name)):
+        if await asyncio.to_thread(self._is_stopped, course):
             raise StepFailed("Somebody stopped it.")
         end = self._ends.get(course.name)
         if end is not None and self._ledger.now() >= end.at:

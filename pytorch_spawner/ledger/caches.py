@@ -399,6 +399,27 @@ class Caches(Log):
         )
 
 
+def give_up_caches_of(session: Session, hub: str, scope: str, why: str) -> None:
+    """Give up all caches of a course that is removed: another one of its name must not get them.
+
+    As with ``Caches.remove_cache``, volumes stay in the rows until the service has removed them.
+
+    Args:
+        session: Of the transaction that removes the course.
+        hub: Id of the hub.
+        scope: Name of the course.
+        why: A sentence.
+    """
+    for row in session.scalars(_rows(hub).where(CacheRow.scope == scope)):
+        if row.state in UNDER_WAY:
+            row.stop_asked, row.message = True, "Asked to stop."
+        elif row.state == "queued":
+            row.state, row.message = "failed", _storable(why)
+            row.ended_at = row.asked_at
+        elif row.state == "published":
+            row.state, row.message = "expired", _storable(why)
+
+
 def _rows(hub: str) -> Any:
     return select(CacheRow).where(CacheRow.hub == hub)
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
 from pydantic import ValidationError
 from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
 
 from pytorch_spawner.core.course_manifest import Manifest
 from pytorch_spawner.core.courses import Course, Step
 from pytorch_spawner.errors import BadRequest
+from pytorch_spawner.ledger.caches import give_up_caches_of
 from pytorch_spawner.ledger.course_copies import VERSION, CourseCopies, storable, title_of
 from pytorch_spawner.ledger.models import (
     CourseOrderRow,
     CourseRow,
     CourseStudentRow,
     HubSettingsRow,
+    RemovedCourseRow,
 )
 
 log = logging.getLogger("pytorch_spawner")
@@ -26,8 +29,8 @@ MAX_COURSES: Final = 500
 _TASKS: Final = ("preload", "publish")
 _PLAIN: Final = (
     "hub", "name", "by", "changed_at", "task", "task_by", "asked_at", "is_running",
-    "preloaded_at", "stopped_at", "candidate", "candidate_served", "candidate_says", "commit",
-    "served", "published_at", "published_by", "serial",
+    "tried_at", "preloaded_at", "stopped_at", "candidate", "candidate_served", "candidate_says",
+    "commit", "served", "published_at", "published_by", "serial",
 )  # fmt: skip
 
 
@@ -42,6 +45,11 @@ class Courses(CourseCopies):
             found = select(CourseRow).where(CourseRow.hub == hub).order_by(CourseRow.name)
             known = map(_course, session.scalars(found))
             return tuple(one for one in known if one is not None)
+
+    def course_names(self, hub: str) -> frozenset[str]:
+        """Names of all courses, also of those whose manifest cannot be read any more."""
+        with self._reading() as session:
+            return frozenset(session.scalars(_names(hub)))
 
     def courses_version(self, hub: str) -> int:
         """A number that grows whenever anything changes that ``courses`` gives, and only then."""
@@ -59,6 +67,7 @@ class Courses(CourseCopies):
         manifest: Manifest,
         by: str,
         check: Callable[[Course | None], None] = lambda _: None,
+        may_follow: Callable[[Collection[str]], bool] = lambda _: True,
     ) -> Course:
         """Add a course, or change its manifest.
 
@@ -67,14 +76,24 @@ class Courses(CourseCopies):
             manifest: Of the course; its name says which.
             by: Who does.
             check: Raises where it is not as it was seen; nothing is written then.
+            may_follow: Whether who adds it may go on with what those staff looked after: a removed
+                course whose files servers still have, or one whose manifest cannot be read.
 
         Raises:
-            BadRequest: There are too many courses.
+            BadRequest: There are too many courses, or the name is another's.
         """
         said = manifest.as_json()
         with self._transaction() as session:
             row = session.get(CourseRow, (hub, manifest.name))
-            check(None if row is None else _course(row))
+            there = None if row is None else _course(row)
+            check(there)
+            if row is not None and there is None and not may_follow(_staff(row.manifest)):
+                raise BadRequest(
+                    f"There is a course {manifest.name} whose manifest cannot be read any more. "
+                    "Whoever looks after it, or an admin, may put another one in its place."
+                )
+            if row is None:
+                self._take_over(session, hub, manifest.name, may_follow)
             before = None if row is None else row.manifest
             if row is None:
                 count = len(session.scalars(_names(hub)).all())
@@ -95,7 +114,10 @@ class Courses(CourseCopies):
         by: str,
         check: Callable[[Course], None] = lambda _: None,
     ) -> Course | None:
-        """Remove a course; nobody's copy of its notebooks is touched.
+        """Remove a course; nobody's copy of its notebooks is touched, its warm caches go.
+
+        Its name is held for those who looked after it, and for admins, until ``release_name``:
+        servers that run follow whatever is published under it.
 
         Returns:
             What it was; None where there is none.
@@ -109,9 +131,50 @@ class Courses(CourseCopies):
                 check(was)
             for table in (CourseStudentRow, CourseOrderRow):
                 session.execute(delete(table).where(table.hub == hub, table.course == name))
+            give_up_caches_of(session, hub, name, f"{by[:255]} removed the course {name}.")
+            session.merge(
+                RemovedCourseRow(
+                    hub=hub,
+                    name=name,
+                    staff=_staff(row.manifest),
+                    by=by[:255],
+                    removed_at=self._moment(session, hub),
+                )
+            )
             session.delete(row)
             self._log_course(session, row, by, row.manifest, None)
             return was
+
+    def removed_courses(self, hub: str) -> frozenset[str]:
+        """Names of removed courses whose files servers may still have."""
+        with self._reading() as session:
+            names = select(RemovedCourseRow.name).where(RemovedCourseRow.hub == hub)
+            return frozenset(session.scalars(names))
+
+    def release_name(self, hub: str, name: str) -> None:
+        """Let anybody have the name of a removed course: no server has its files any more."""
+        with self._transaction() as session:
+            row = session.get(RemovedCourseRow, (hub, name))
+            if row is not None:
+                session.delete(row)
+
+    def _take_over(
+        self,
+        session: Session,
+        hub: str,
+        name: str,
+        may_follow: Callable[[Collection[str]], bool],
+    ) -> None:
+        left = session.get(RemovedCourseRow, (hub, name))
+        if left is None:
+            return
+        if not may_follow(left.staff):
+            raise BadRequest(
+                f"{left.by} removed a course {name}, and servers that run may still have its "
+                "files. Whoever looked after it, or an admin, may add it again now; anybody else "
+                "when those servers have stopped. Take another name, or wait."
+            )
+        session.delete(left)
 
     # -- what classes may have ----------------------------------------------------------------
 
@@ -168,20 +231,35 @@ class Courses(CourseCopies):
             self._log_course(session, row, by, None, {"is": "stopped", "title": title_of(row)})
             return True
 
-    def is_course_stopped(self, hub: str, name: str) -> bool:
-        """Whether what is done for a course is to end; true for one that is gone, too."""
+    def is_course_stopped(self, hub: str, name: str, asked_at: float | None = None) -> bool:
+        """Whether what is done for a course is to end.
+
+        Args:
+            hub: Id of the hub.
+            name: Of the course.
+            asked_at: When the task was asked for; of a course that was removed and added again it
+                is another one's. None: whichever there is.
+
+        Returns:
+            True also where the course is gone, or the task is not its own.
+        """
         with self._reading() as session:
             row = session.get(CourseRow, (hub, name))
-            return row is None or row.stop_asked
+            return row is None or row.stop_asked or not _is_of(row, asked_at)
 
-    def next_course_task(self, hub: str) -> Course | None:
+    def next_course_task(self, hub: str, busy: Collection[str] = ()) -> Course | None:
         """Take up what was asked for first; None where nothing waits.
 
         What a service that died was at is asked for again.
+
+        Args:
+            hub: Id of the hub.
+            busy: Names that are left out: something is still at work for them.
         """
         waiting = (
             select(CourseRow)
             .where(CourseRow.hub == hub, CourseRow.task != "", CourseRow.is_running.is_(False))
+            .where(CourseRow.name.not_in(busy))
             .order_by(CourseRow.asked_at, CourseRow.name)
             .limit(1)
         )
@@ -193,14 +271,15 @@ class Courses(CourseCopies):
             row = session.scalar(waiting)
             if row is None:
                 return None
-            found = _course(row)
-            if found is None:
+            if _course(row) is None:
                 row.task = ""
                 self._moved(session, hub)
                 return None
             row.is_running = True
+            if row.task == "preload":
+                row.tried_at = self._moment(session, hub)
             self._moved(session, hub)
-            return found
+            return _course(row)
 
     def requeue_courses(self, hub: str) -> None:
         """At the service's start: whatever the last one was at, begins again."""
@@ -227,11 +306,12 @@ class Courses(CourseCopies):
                     return _course(row)
         return None
 
-    def note_course(
+    def note_course(  # noqa: PLR0913  (whatever is known by now)
         self,
         hub: str,
         name: str,
         *,
+        asked_at: float | None = None,
         steps: Sequence[Step] | None = None,
         preloaded_at: float | None = None,
         candidate: tuple[str, str, str] | None = None,
@@ -242,6 +322,8 @@ class Courses(CourseCopies):
         Args:
             hub: Id of the hub.
             name: Of the course.
+            asked_at: When the task was asked for; what another one says is left out. None:
+                whichever there is.
             steps: Of the preload.
             preloaded_at: When it ended, Unix time in seconds.
             candidate: (source's commit, publication made of it, first line of its message).
@@ -249,7 +331,7 @@ class Courses(CourseCopies):
         """
         with self._transaction() as session:
             row = session.get(CourseRow, (hub, name))
-            if row is None:
+            if row is None or not _is_of(row, asked_at):
                 return
             if steps is not None:
                 row.steps = [one.as_json() for one in steps]
@@ -262,7 +344,14 @@ class Courses(CourseCopies):
                 row.task, row.is_running, row.stop_asked = "", False, False
             self._moved(session, hub)
 
-    def publish_course(self, hub: str, name: str, candidate: tuple[str, str], by: str) -> int:
+    def publish_course(
+        self,
+        hub: str,
+        name: str,
+        candidate: tuple[str, str],
+        by: str,
+        asked_at: float | None = None,
+    ) -> int:
         """Write down that students are given a publication from now on.
 
         Args:
@@ -270,13 +359,14 @@ class Courses(CourseCopies):
             name: Of the course.
             candidate: (source's commit, publication made of it).
             by: Who asked for it.
+            asked_at: When the task was asked for; None: whichever there is.
 
         Returns:
-            The course's serial; 0 where there is no such course.
+            The course's serial; 0 where there is no such course, or the task is another's.
         """
         with self._transaction() as session:
             row = session.get(CourseRow, (hub, name))
-            if row is None:
+            if row is None or not _is_of(row, asked_at):
                 return 0
             before = {"is": "published", "commit": row.commit, "title": title_of(row)}
             row.commit, row.served = candidate
@@ -288,6 +378,17 @@ class Courses(CourseCopies):
 
 def _names(hub: str) -> Any:
     return select(CourseRow.name).where(CourseRow.hub == hub)
+
+
+def _is_of(row: CourseRow, asked_at: float | None) -> bool:
+    return asked_at is None or row.asked_at == asked_at
+
+
+def _staff(manifest: Any) -> list[str]:
+    """Who looks after a course, also out of a manifest that is none any more."""
+    members = manifest.get("members") if isinstance(manifest, dict) else None
+    staff = members.get("staff") if isinstance(members, dict) else None
+    return [one for one in staff if isinstance(one, str)] if isinstance(staff, list) else []
 
 
 def _course(row: CourseRow) -> Course | None:

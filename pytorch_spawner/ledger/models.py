@@ -262,6 +262,7 @@ class CourseRow(Base):
     is_running: Mapped[bool] = mapped_column(Boolean, default=False)
     stop_asked: Mapped[bool] = mapped_column(Boolean, default=False)
     steps: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
+    tried_at: Mapped[float | None] = mapped_column(Float, nullable=True)
     preloaded_at: Mapped[float | None] = mapped_column(Float, nullable=True)
     stopped_at: Mapped[float | None] = mapped_column(Float, nullable=True)
     candidate: Mapped[str] = mapped_column(String(64), default="")
@@ -273,6 +274,17 @@ class CourseRow(Base):
     published_at: Mapped[float | None] = mapped_column(Float, nullable=True)
     published_by: Mapped[str] = mapped_column(String(255), default="")
     serial: Mapped[int] = mapped_column(Integer, default=0)
+
+
+class RemovedCourseRow(Base):
+    """A course that was removed while servers may still have its files; its name is held."""
+
+    __tablename__ = "removed_courses"
+    hub: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    staff: Mapped[list[str]] = mapped_column(JSON, default=list)
+    by: Mapped[str] = mapped_column(String(255))
+    removed_at: Mapped[float] = mapped_column(Float)
 
 
 class CourseStudentRow(Base):

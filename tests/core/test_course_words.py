@@ -24,7 +24,9 @@ SAID: dict[str, Any] = {
 OLD, NEW = "4f1c2a7d" * 5, "b7e09931" * 5
 NEVER = Course("lab", "cv", parse_manifest(SAID), changed_at=100.0)
 DONE = tuple(Step(name, "done") for name in ("fetch", "check", "image", "smoke", "warm"))
-LOADED = replace(NEVER, steps=DONE, preloaded_at=200.0, candidate=NEW, candidate_served="s2")
+LOADED = replace(
+    NEVER, steps=DONE, tried_at=120.0, preloaded_at=200.0, candidate=NEW, candidate_served="s2"
+)
 READY = replace(LOADED, commit=NEW, served="s2", published_at=300.0)
 BEHIND = replace(READY, commit=OLD, served="s1")
 FAILED = (*DONE[:3], Step("smoke", "failed", "cnn.ipynb raised ValueError."))
@@ -87,6 +89,9 @@ VERDICTS = {
         replace(WARMED, steps=given_up("warm", "warned")), "ok", "Ready: students have b7e09931.",
     ),
     "the manifest is newer": (replace(READY, changed_at=250.0), "warn", "preload it again"),
+    "it was changed while the preload ran": (
+        replace(READY, changed_at=150.0), "warn", "preload it again",
+    ),
 }  # fmt: skip
 
 

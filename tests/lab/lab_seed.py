@@ -204,12 +204,17 @@ def preload(ledger: Any, commit: str, *, course: str = "cv", **states: str) -> N
         Step(name, states.get(name, "done"), f"{name.title()} is done.", 1.5 + place)
         for place, name in enumerate(STEPS)
     ]
+    assert ledger.ask_course(HUB, course, "preload", "ida")
+    others = [one.name for one in ledger.courses(HUB) if one.name != course]
+    begun = ledger.next_course_task(HUB, others)
     ledger.note_course(
         HUB,
         course,
+        asked_at=begun.asked_at,
         steps=steps,
         preloaded_at=ledger.now(),
         candidate=(commit, f"served{commit}"[:40], "Week 3: attention"),
+        is_over=True,
     )
 
 

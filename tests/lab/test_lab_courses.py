@@ -305,6 +305,18 @@ async def test_a_removed_course_is_gone_and_its_log_stays(site: Site) -> None:
     assert site.ledger.students(HUB, "cv") == ()
 
 
+async def test_a_removed_courses_name_is_not_anothers_while_servers_have_its_files(
+    site: Site,
+) -> None:
+    await site.send("DELETE", BASE, token="instructor")
+    site.hub.add("eve-page", "eve", ENTER, "custom:lab:instruct")
+    answer = await add(site, COURSE, "eve-page")
+    assert (answer.status, "Take another name, or wait." in answer.text) == (400, True)
+    assert site.ledger.course(HUB, "cv") is None
+    answer = await add(site, COURSE)
+    assert (answer.status, answer.json["course"]["name"]) == (201, "cv")
+
+
 async def test_the_example_is_added_with_whoever_asks_as_staff(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

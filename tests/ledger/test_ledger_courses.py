@@ -5,9 +5,11 @@ import pytest
 from pytorch_spawner.core.changes import say_change
 from pytorch_spawner.core.course_manifest import Manifest
 from pytorch_spawner.core.course_text import parse_manifest
+from pytorch_spawner.core.course_words import is_stale
 from pytorch_spawner.core.courses import Step
 from pytorch_spawner.errors import BadRequest, ChangedMeanwhile
 from pytorch_spawner.ledger import course_copies, courses
+from pytorch_spawner.ledger.models import CourseRow
 
 HUB = "lab"
 SHA = "4f1c2a" + "0" * 34
@@ -246,3 +248,94 @@ def test_the_share_that_classes_may_have_is_known_once_the_hub_said_it(ledger):
     assert (ledger.class_share(HUB), ledger.class_share("another")) == (0.0, None)
     assert ledger.shown_version(HUB) > shown
     assert ledger.version(HUB) == version, "no scheduler need wake for it"
+
+
+# -- what is left of a removed course --------------------------------------------------------------
+
+
+def test_a_removed_courses_name_is_its_staffs_until_no_server_has_its_files(ledger, course):
+    ledger.remove_course(HUB, "cv", "bo")
+    assert ledger.removed_courses(HUB) == {"cv"}
+    with pytest.raises(BadRequest, match="bo removed a course cv, and servers that run"):
+        ledger.save_course(HUB, manifest(), "eve", may_follow=lambda staff: "eve" in staff)
+    assert ledger.course(HUB, "cv") is None
+    ledger.release_name(HUB, "cv")
+    ledger.save_course(HUB, manifest(), "eve", may_follow=lambda staff: "eve" in staff)
+    assert ledger.course(HUB, "cv").by == "eve"
+
+
+def test_whoever_looked_after_a_removed_course_may_add_it_again_at_once(ledger):
+    ledger.save_course(HUB, manifest(), "bo")
+    ledger.remove_course(HUB, "cv", "bo")
+    ledger.save_course(HUB, manifest(), "bo", may_follow=lambda staff: "bo" in staff)
+    assert ledger.removed_courses(HUB) == frozenset()
+
+
+def test_a_course_whose_manifest_cannot_be_read_keeps_its_name_and_what_students_have(ledger):
+    ledger.save_course(HUB, manifest(), "bo")
+    ledger.publish_course(HUB, "cv", (SHA, SERVED), "bo")
+    with ledger._transaction() as session:
+        row = session.get(CourseRow, (HUB, "cv"))
+        row.manifest = {**row.manifest, "timetable": {"timezone": "Mars/Base"}}
+    assert ledger.courses(HUB) == ()
+    assert ledger.course_names(HUB) == {"cv"}
+    with pytest.raises(BadRequest, match="cannot be read any more"):
+        ledger.save_course(HUB, manifest(), "eve", may_follow=lambda staff: "eve" in staff)
+    mended = ledger.save_course(HUB, manifest(), "bo", may_follow=lambda staff: "bo" in staff)
+    assert (mended.served, mended.commit) == (SERVED, SHA)
+
+
+def test_an_old_task_of_a_removed_course_changes_nothing_of_its_successor(ledger, course):
+    ledger.ask_course(HUB, "cv", "preload", "bo")
+    old = ledger.next_course_task(HUB)
+    assert not ledger.is_course_stopped(HUB, "cv", old.asked_at)
+    ledger.remove_course(HUB, "cv", "bo")
+    ledger.save_course(HUB, manifest(), "bo")
+    ledger.ask_course(HUB, "cv", "preload", "bo")
+    assert ledger.next_course_task(HUB, busy=["cv"]) is None, "the old one is not over yet"
+    new = ledger.next_course_task(HUB)
+    assert ledger.is_course_stopped(HUB, "cv", old.asked_at)
+    assert not ledger.is_course_stopped(HUB, "cv", new.asked_at)
+    said = {"steps": [Step("fetch", "failed")], "is_over": True}
+    ledger.note_course(HUB, "cv", asked_at=old.asked_at, **said)
+    assert ledger.publish_course(HUB, "cv", (SHA, SERVED), "bo", old.asked_at) == 0
+    now = ledger.course(HUB, "cv")
+    assert (now.task, now.is_running, now.steps, now.served) == ("preload", True, (), "")
+    ledger.note_course(HUB, "cv", asked_at=new.asked_at, **said)
+    assert ledger.course(HUB, "cv").task == ""
+
+
+def test_a_change_while_a_preload_runs_is_newer_than_what_it_tried(ledger, course):
+    ledger.ask_course(HUB, "cv", "preload", "bo")
+    assert ledger.next_course_task(HUB).tried_at > course.changed_at
+    ledger.save_course(HUB, manifest(source={"git": "https://forge.example/new.git"}), "bo")
+    ledger.note_course(HUB, "cv", preloaded_at=ledger.now(), is_over=True)
+    now = ledger.course(HUB, "cv")
+    assert now.tried_at < now.changed_at < now.preloaded_at
+    assert is_stale(now)
+
+
+def test_a_removed_courses_warm_caches_are_given_to_nobody(ledger, course):
+    made = {}
+    for scope, state in (
+        ("cv", "published"),
+        ("cv", "building"),
+        ("nlp", "published"),
+        ("", "published"),
+    ):
+        cache = ledger.request_cache(
+            HUB, by="bo", scope=scope, image="lab:1", pool="", gpus=0, suite={"name": "s"},
+            suite_digest="d", archive=b"",
+        )  # fmt: skip
+        ledger.next_cache(HUB)
+        ledger.note_cache(cache.id, state=state, volume=f"volume-{len(made)}")
+        if state == "published":
+            assert ledger.promote_cache(HUB, cache.id, "bo")
+        made[scope, state] = cache.id
+    ledger.remove_course(HUB, "cv", "bo")
+    offered = {one.id for one in ledger.offered_caches(HUB)}
+    assert offered == {made["nlp", "published"], made["", "published"]}
+    gone = ledger.cache(HUB, made["cv", "published"])
+    assert (gone.state, gone.message) == ("expired", "bo removed the course cv.")
+    assert gone.volume, "the service removes it once no server has it mounted"
+    assert ledger.is_cache_stopped(made["cv", "building"])

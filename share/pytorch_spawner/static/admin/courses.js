@@ -265,7 +265,7 @@ async function remove(page, { name, title, etag }) {
   const isSure = await confirmDialog({
     title: `Remove ${title}?`,
     text: [
-      "Nobody can start it any more, and what is known of its students' copies is forgotten.",
+      "Nobody can start it any more, and what is known of its students' copies is forgotten; its warm caches go.",
       "The files in their homes stay. Download its manifest first (under Details) if you may want it back.",
     ].join(" "),
     label: "Remove",

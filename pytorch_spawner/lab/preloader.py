@@ -171,6 +171,7 @@ class Preloader:
             if not course.served:
                 # The first one: nobody has anything yet that it could take by surprise. Before the
                 # warm cache, without which a course works as well.
+                await self._end_if_stopped(course)
                 await self._publish(course, fetched.commit, served.served)
             await self._warm(course, mirror, smoked, progress)
         except GivenUp as error:
@@ -277,11 +278,14 @@ class Preloader:
             StepFailed: Somebody stopped it.
             GivenUp: Its class begins soon.
         """
-        if await asyncio.to_thread(self._is_stopped, course):
-            raise StepFailed("Somebody stopped it.")
+        await self._end_if_stopped(course)
         end = self._ends.get(course.name)
         if end is not None and self._ledger.now() >= end.at:
             raise GivenUp(end.sentence)
+
+    async def _end_if_stopped(self, course: Course) -> None:
+        if await asyncio.to_thread(self._is_stopped, course):
+            raise StepFailed("Somebody stopped it.")
 
     async def _call(self, function: Callable[[Ledger], Any]) -> Any:
         return await asyncio.to_thread(function, self._ledger)

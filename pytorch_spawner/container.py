@@ -12,9 +12,9 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
-from docker.errors import APIError, DockerException, NotFound
+from docker.errors import APIError, NotFound
 
-from pytorch_spawner.adapters import engine
+from pytorch_spawner.adapters import engine, home_engine
 from pytorch_spawner.adapters.readiness import answers
 from pytorch_spawner.core import identity, plan
 from pytorch_spawner.core.failures import explain_exit
@@ -106,11 +106,19 @@ class ContainerSpawner(LabTraits):
         extra_create = await self._resolved(self.extra_create_kwargs)
         extra_host = await self._resolved(self.extra_host_config)
         create, host = plan.merge(self._plan, extra_create, extra_host)
-        ours = escaped({place: dict(mount) for place, mount in self._plan.volumes.items()})
+        ours = {place: dict(mount) for place, mount in self._plan.volumes.items()}
+        home = _bound_home(self._plan)
+        if home:
+            # No bind: for that the engine makes a directory that is gone anew, as root's.
+            target = ours.pop(home)["bind"]
+            host["mounts"] = [
+                *(host.get("mounts") or self.mount_binds),
+                {"Type": "bind", "Source": home, "Target": target, "ReadOnly": False},
+            ]
         settings = {
             "extra_create_kwargs": escaped(create),
             "extra_host_config": escaped(host),
-            "volumes": {**self.volumes, **ours},
+            "volumes": {**self.volumes, **escaped(ours)},
         }
         kept = {name: getattr(self, name) for name in settings}
         for name, value in settings.items():
@@ -119,6 +127,10 @@ class ContainerSpawner(LabTraits):
             created = await super().create_object()
             reach("container-created")
             return created
+        except APIError as error:
+            if home and home_engine.missing_source(error) == home:
+                raise home_engine.home_is_gone(home, self._plan.user) from error
+            raise
         finally:
             for name, value in kept.items():
                 setattr(self, name, value)
@@ -240,12 +252,17 @@ class ContainerSpawner(LabTraits):
         return engine.tail_of(raw)
 
     async def get_url(self) -> str:
-        """Where the server is now: a container's address changes when it or the engine restarts."""
+        """Where the server is now: a container's address changes when it or the engine restarts.
+
+        Never an error: the hub asks at its start and would end for one.
+        """
         stored = str(self.server.url)
         try:
-            await self.get_object()
-            ip, port = await self.get_ip_and_port()
-        except (APIError, DockerException, KeyError, TypeError, RuntimeError):
+            with engine.translated():
+                await self.get_object()
+                ip, port = await self.get_ip_and_port()
+        except Exception as error:  # noqa: BLE001 (DockerSpawner raises bare ones)
+            self.log.warning("%s: its address is not known anew: %s", self._log_name, error)
             return stored
         return f"http://{ip}:{port}{self.server.base_url}" if ip else stored
 
@@ -280,6 +297,14 @@ class ContainerSpawner(LabTraits):
         # DockerSpawner's text, "ExitCode=0, Error='', FinishedAt=...".
         self._has_exited_well = str(said).startswith("ExitCode=0,")
         return said
+
+
+def _bound_home(planned: plan.ContainerPlan) -> str:
+    """The directory on the engine's host that is the home; "" where the home is a volume."""
+    for source, mount in planned.volumes.items():
+        if source.startswith("/") and mount["bind"] == planned.working_dir:
+            return source
+    return ""
 
 
 def escaped(value: Any) -> Any:

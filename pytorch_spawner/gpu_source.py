@@ -2,7 +2,7 @@
 
 The configuration's list, else what the driver says, else what a helper container on the engine
 says. Answers are kept for a while and asked for again in the background, so that no start waits for
-a driver, except the first.
+a driver, except the first; and that one not for ever.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pytorch_spawner.adapters import nvml, probe
+from pytorch_spawner.adapters.one_at_a_time import OneAtATime
 from pytorch_spawner.core.gpus import Inventory, parse_inventory
 from pytorch_spawner.core.placement import with_config, with_settings
 from pytorch_spawner.core.plan import LABEL
@@ -34,6 +35,8 @@ _SETTINGS_S: Final = 2.0
 # looked again.
 _LOST_S: Final = 600.0
 _SOON_S: Final = 5.0
+# As the helper container's. A hung driver never answers, and nothing in this process can end it.
+_DEADLINE_S: Final = probe.DEADLINE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ class GpuSource:
         self._asking: asyncio.Task[Inventory] | None = None
         self._asking_for: Spec | None = None
         self._settings: tuple[float, Sequence[Any]] = (-1e9, ())
+        self._driver = OneAtATime(nvml.read_inventory, "gpu-driver")
+        self._is_hanging = False
 
     async def read(self, spec: Spec) -> Inventory:
         """The GPUs with the configuration's pools and modes.
@@ -155,7 +160,13 @@ class GpuSource:
         lab = self._lab
         local = Inventory(reason="The engine is another machine.")
         if lab.is_engine_local:
-            local = await asyncio.to_thread(nvml.read_inventory)
+            # A read that hangs is not waited for twice; it goes on, and its answer is taken.
+            said = await self._driver.ask(0.0 if self._is_hanging else _DEADLINE_S)
+            self._is_hanging = said is None
+            if said is None:
+                # The helper container would only hang in the same driver.
+                return Inventory(reason=_hangs()), _SOON_S
+            local = said
         if local.gpus or not spec.helper_image:
             return local, _DRIVER_S
         try:
@@ -172,3 +183,10 @@ class GpuSource:
         if asked.gpus:
             return asked, _HELPER_S
         return Inventory(reason=f"{local.reason} {asked.reason}".strip()), _DRIVER_S
+
+
+def _hangs() -> str:
+    return (
+        f"The NVIDIA driver did not answer within {_DEADLINE_S:g} s. Run nvidia-smi on the host "
+        "and see dmesg; if that hangs too, restart the host."
+    )

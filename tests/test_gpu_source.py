@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -90,3 +93,67 @@ async def test_another_helper_image_is_no_other_lab() -> None:
     source._good_until = 1e18
     assert await source.read(Spec(helper_image="two")) == TWO
     assert source.asked == 1
+
+
+class Driver:
+    """A driver that answers once it is released."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+        self.reads = 0
+
+    def read(self) -> Inventory:
+        self.reads += 1
+        self.released.wait(10)
+        return TWO
+
+
+@pytest.fixture
+def hung(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    driver = Driver()
+    monkeypatch.setattr(gpu_source.nvml, "read_inventory", driver.read)
+    monkeypatch.setattr(gpu_source, "_DEADLINE_S", 0.3)
+    monkeypatch.setattr(gpu_source, "_SOON_S", 0.0)
+    yield driver
+    driver.released.set()
+
+
+def here(known: Inventory = NONE) -> GpuSource:
+    ledger = SimpleNamespace(write_inventory=lambda *_: None, read_inventory=lambda _hub: known)
+
+    async def call(function: Callable[[Any], Any]) -> Any:
+        return function(ledger)
+
+    lab = SimpleNamespace(hub="lab", call=call, is_engine_local=True)
+    return GpuSource(lab)  # type: ignore[arg-type]
+
+
+async def test_a_driver_that_hangs_is_waited_for_once_and_never_joined(hung: Driver) -> None:
+    source = here()
+    first = await asyncio.wait_for(source.read(Spec(helper_image="one")), 5)
+    assert first.gpus == ()
+    assert first.reason.startswith("The NVIDIA driver did not answer within 0.3 s. Run nvidia-smi")
+    began = time.monotonic()
+    pools = Spec(pools={"GPU-0000": "big"})  # another question: it would be asked anew
+    assert (await source.read(pools)).reason == first.reason
+    assert time.monotonic() - began < 0.2
+    (reading,) = [one for one in threading.enumerate() if one.name == "gpu-driver"]
+    assert reading.daemon, "the hub could not end"
+    assert hung.reads == 1
+
+
+async def test_what_a_driver_says_late_counts(hung: Driver) -> None:
+    source = here()
+    assert (await source.read(Spec())).gpus == ()
+    hung.released.set()
+    deadline = time.monotonic() + 5
+    while (await source.read(Spec())).gpus != TWO.gpus:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+    assert hung.reads == 1
+
+
+async def test_while_a_driver_hangs_the_gpus_of_before_are_believed(hung: Driver) -> None:
+    source = here(known=TWO)
+    assert await asyncio.wait_for(source.read(Spec()), 5) == TWO
+    assert hung.reads == 1

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from pytorch_spawner.adapters import engine, inside, processes
+from pytorch_spawner.adapters.one_at_a_time import OneAtATime
 from pytorch_spawner.core import kernels as core
 from pytorch_spawner.core.gpus import GpuUuid
 from pytorch_spawner.core.metering import GpuProcess, Sample
 from pytorch_spawner.core.placement import Holding
 from pytorch_spawner.errors import EngineUnavailable, LabError
 from pytorch_spawner.lab.fair_turns import FairTurns, TooBusy
-from pytorch_spawner.lab.one_at_a_time import OneAtATime
 from pytorch_spawner.lab.ports import Ledger
 from pytorch_spawner.lab.settings import LabSettings
 

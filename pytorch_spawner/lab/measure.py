@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, Protocol, TypeVar
 
 from pytorch_spawner.adapters import engine, processes
 from pytorch_spawner.adapters.nvml_meter import NvmlMeter, Process, Reading
+from pytorch_spawner.adapters.one_at_a_time import OneAtATime
 from pytorch_spawner.core.gpus import GpuUuid, Inventory
 from pytorch_spawner.core.metering import (
     GpuProcess,
@@ -25,7 +26,6 @@ from pytorch_spawner.core.metering import (
     from_report,
 )
 from pytorch_spawner.errors import LabError
-from pytorch_spawner.lab.one_at_a_time import OneAtATime
 from pytorch_spawner.lab.ports import Lease
 from pytorch_spawner.lab.settings import LabSettings
 

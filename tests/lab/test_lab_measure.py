@@ -13,16 +13,17 @@ from typing import Any
 import pytest
 from lab_fakes import FakeLease
 
+from pytorch_spawner.adapters import one_at_a_time
 from pytorch_spawner.adapters.engine import LabContainer
 from pytorch_spawner.adapters.nvml_meter import Reading
+from pytorch_spawner.adapters.one_at_a_time import OneAtATime
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
 from pytorch_spawner.core.metering import GpuProcess, Sample
 from pytorch_spawner.core.placement import Holding
 from pytorch_spawner.core.plan import LABEL
 from pytorch_spawner.errors import EngineUnavailable, LedgerUnavailable
-from pytorch_spawner.lab import measure, one_at_a_time
+from pytorch_spawner.lab import measure
 from pytorch_spawner.lab.measure import Meter
-from pytorch_spawner.lab.one_at_a_time import OneAtATime
 from pytorch_spawner.lab.settings import LabSettings
 from pytorch_spawner.ledger.store import Lease, Ledger
 

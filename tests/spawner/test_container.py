@@ -197,6 +197,50 @@ def test_homes_under_a_bind_root_are_made_private_and_a_strangers_is_refused(
         assert (root / "bo").stat().st_uid == 0, "what it did not make it did not touch"
 
 
+def test_a_home_that_is_gone_is_missed_and_never_made_up(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    root = tmp_path_factory.mktemp("homes")
+    elsewhere, course = tmp_path_factory.mktemp("elsewhere"), tmp_path_factory.mktemp("course")
+    also = {"Type": "bind", "Source": str(course), "Target": "/srv/course", "ReadOnly": True}
+    traits = {
+        "PyTorchSpawner.home_root": str(root),
+        "PyTorchSpawner.extra_host_config": {"mounts": [also]},
+    }
+    with running_lab(tmp_path_factory.mktemp("lab"), traits=traits) as lab:
+        lab.start_server("ana", {"gpus": 0})
+        lab.exec("ana", "sh", "-c", "touch ~/thesis.txt && ls -d /srv/course")
+        lab.stop_server("ana")
+        (root / "ana").rename(elsewhere / "ana")  # as if its file system were not mounted
+        answer = lab.spawn("ana", {"gpus": 0})
+        assert answer.status_code == 500
+        assert "Your home directory is not where it was" in answer.json()["message"]
+        assert str(root) not in answer.json()["message"]
+        assert f"{root / 'ana'} does not exist on the engine's machine" in lab.log.read_text()
+        lab.add_users("bo")  # never here before
+        answer = lab.spawn("bo", {"gpus": 0})
+        assert "The directory that holds the homes is not there" in answer.json()["message"]
+        assert f"home_root {root} is empty" in lab.log.read_text()
+        assert list(root.iterdir()) == []
+        (elsewhere / "ana").rename(root / "ana")
+        lab.start_server("ana", {"gpus": 0})
+        assert lab.exec("ana", "sh", "-c", "ls ~") == "thesis.txt"
+
+
+def test_a_hub_that_starts_without_an_engine_keeps_its_servers(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with running_lab(tmp_path_factory.mktemp("lab")) as lab:
+        lab.start_server("ana", {"gpus": 0})
+        lab.kill9()
+        nowhere = {"PyTorchSpawner.client_kwargs": {"base_url": "unix:///nowhere/docker.sock"}}
+        lab.traits = {**lab.traits, **nowhere}
+        lab.start()
+        lab.wait_ready("ana", timeout_s=15)
+        answer = lab.session.get(f"{lab.url}/user/ana/api", timeout=10)
+        assert answer.status_code == 200
+
+
 def test_without_an_engine_a_start_says_so_and_leaks_nothing(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:

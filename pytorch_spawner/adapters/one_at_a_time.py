@@ -66,8 +66,8 @@ class OneAtATime(Generic[T]):
             try:
                 loop.call_soon_threadsafe(settle, answer, error)
             except RuntimeError:
-                pass  # the service ended meanwhile
+                pass  # the process ends
 
-        # Not of the pool that the service joins at its end: a sick driver would hold that up.
+        # Not of a pool that is joined at the process's end: a sick driver would hold that up.
         threading.Thread(target=work, name=self._name, daemon=True).start()
         return future

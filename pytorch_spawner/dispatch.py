@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from pytorch_spawner.adapters import engine
@@ -62,12 +62,14 @@ class Rules:
         policy: How the queue is kept.
         of_groups: Grants that the JupyterHub groups of this very user give, by the group's name;
             None for a group that gives none (any more).
+        own: What grants are for this very user alone, by id. All else is the same whoever starts.
     """
 
     inventory: Callable[[], Awaitable[Inventory]]
     grants: tuple[Grant, ...]
     policy: Policy
     of_groups: Mapping[str, Grant | None] = field(default_factory=dict)
+    own: Mapping[str, Grant] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +140,9 @@ class Dispatcher:
         self._group_grants: dict[str, Grant] = {}
         self._class_share: float | None = None
         self._read_grants: tuple[float, tuple[Grant, ...]] = (-1e9, ())
-        self._book: tuple[tuple[Grant, ...], GrantBook] = ((), GrantBook(()))
+        # What grants are for one person alone, by user and id; replaced, never changed.
+        self._own: Mapping[str, Mapping[str, Grant]] = {}
+        self._book: tuple[Any, GrantBook] = (None, GrantBook(()))
         self._classes: tuple[float, tuple[Seats, ...]] = (-1e9, ())
 
     # -- what starts call ---------------------------------------------------------------------
@@ -167,6 +171,7 @@ class Dispatcher:
         """
         await self._begin(rules)
         self._rules = rules
+        self._note_own(start.username, rules)
         waiter = _Waiter(on_busy)
         # Before the ticket: a pass may serve it as soon as it is in the ledger.
         self._waiters[start.id] = waiter
@@ -201,6 +206,7 @@ class Dispatcher:
         if time.monotonic() - at > _GRANTS_S:
             known = await self._lab.call(lambda ledger: ledger.grants(self._lab.hub))
             self._read_grants = (time.monotonic(), known)
+        self._note_own(username, rules)
         return self._book_of(known, rules).for_person(username, groups, time.time())
 
     def position(self, start_id: str) -> Wait | None:
@@ -310,13 +316,16 @@ class Dispatcher:
             seen = lay_out(state, inventory, running)
             held, book = all_held(state, running), self._book_of(state.grants, rules)
             seats = seats_now(planned, state)
-            return without_impatient(
+            decided = without_impatient(
                 lambda tickets: schedule(
                     seen, held, tickets, book, state.usage, state.now, rules.policy, seats
                 ),
                 state.tickets,
                 {one for one, waiter in dict(self._waiters).items() if waiter.on_busy != "queue"},
             )
+            # What somebody may have alone is known once they are back: their place waits for that.
+            refused = tuple(one for one in decided.refuse if not one.ticket.is_away)
+            return replace(decided, refuse=refused)
 
         decisions, leases = await lab.call(lambda ledger: ledger.decide(lab.hub, decide))
         self._tell(joined, decisions, leases)
@@ -335,11 +344,17 @@ class Dispatcher:
             self._classes = (time.monotonic(), planned)
         return planned
 
+    def _note_own(self, username: str, rules: Rules) -> None:
+        if rules.own != self._own.get(username, {}):
+            others = {name: own for name, own in self._own.items() if name != username}
+            self._own = {**others, username: rules.own} if rules.own else others
+
     def _book_of(self, known: Iterable[Grant], rules: Rules) -> GrantBook:
         grants = (*(g for g in known if g.source != "config"), *rules.grants)
+        said = grants, self._own
         book = self._book
-        if book[0] != grants:  # called from two threads: the book is taken or made, never mixed
-            book = self._book = (grants, GrantBook(grants))
+        if book[0] != said:  # called from two threads: the book is taken or made, never mixed
+            book = self._book = (said, GrantBook(*said))
         return book[1]
 
     def _tell(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from pytorch_spawner.adapters import engine
 from pytorch_spawner.container import ContainerSpawner
@@ -17,8 +18,9 @@ from pytorch_spawner.core import catalog, compat
 from pytorch_spawner.core.catalog import Image
 from pytorch_spawner.core.gpus import Gpu
 from pytorch_spawner.core.request import AUTO, Request
+from pytorch_spawner.dispatch import Rules
 from pytorch_spawner.errors import ImageDoesNotFit, LabError
-from pytorch_spawner.rules import gpu_spec, rules_of
+from pytorch_spawner.rules import rules_of, usual_of
 
 
 class GatedSpawner(ContainerSpawner):
@@ -26,6 +28,20 @@ class GatedSpawner(ContainerSpawner):
 
     # What the configuration named, before a start put the very image of its plan in its place.
     _usual_image: str = ""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        # As long as nothing but the configuration has set this spawner's values.
+        self._usual = usual_of(self)
+
+    @property
+    def rules(self) -> Rules:
+        """What is said about the queue.
+
+        Raises:
+            BadRequest: The configuration's grants are wrong.
+        """
+        return rules_of(self._usual, self, self.lab)
 
     @property
     def image_names(self) -> Mapping[str, str]:
@@ -111,7 +127,7 @@ class GatedSpawner(ContainerSpawner):
     async def _candidates(self, wanted: Request) -> list[Gpu]:
         if not wanted.gpus:
             return []
-        inventory = await self.lab.gpus.offered(gpu_spec(self))
+        inventory = await self.lab.gpus.offered(self._usual.spec)
         return [one for one in inventory.gpus if wanted.pool in ("", one.pool) and not one.drained]
 
     async def _allowed(
@@ -122,7 +138,7 @@ class GatedSpawner(ContainerSpawner):
             return list(images)
         groups = [group.name for group in self.user.groups]
         try:
-            mine = await self.lab.queue.grants_of(self.user.name, groups, rules_of(self, self.lab))
+            mine = await self.lab.queue.grants_of(self.user.name, groups, self.rules)
         except LabError:
             return list(images)
         used = [one for one in mine if grant in ("", one.id)]

@@ -38,7 +38,7 @@ from pytorch_spawner.failpoints import reach
 from pytorch_spawner.form import render_form
 from pytorch_spawner.ledger.store import Start
 from pytorch_spawner.progress import follow
-from pytorch_spawner.rules import boots_at_once, gpu_spec, rules_of, trusted_image
+from pytorch_spawner.rules import boots_at_once, trusted_image
 from pytorch_spawner.teaching import TeachingSpawner
 from pytorch_spawner.warming import Warm
 
@@ -52,7 +52,7 @@ class PyTorchSpawner(TeachingSpawner):
 
     @default("options_form")
     def _options_form_default(self) -> Any:
-        return render_form
+        return _form_of
 
     @default("apply_user_options")
     def _apply_user_options_default(self) -> Any:
@@ -74,7 +74,7 @@ class PyTorchSpawner(TeachingSpawner):
 
     async def offer(self) -> request.Offer:
         """What this lab offers to this user now."""
-        inventory = await self.lab.gpus.offered(gpu_spec(self))
+        inventory = await self.lab.gpus.offered(self._usual.spec)
         most = min(self.max_gpus, len([gpu for gpu in inventory.gpus if gpu.slots]))
         return request.Offer(
             images=self.image_names,
@@ -93,7 +93,7 @@ class PyTorchSpawner(TeachingSpawner):
     async def _granted(self) -> int | None:
         groups = [group.name for group in self.user.groups]
         try:
-            mine = await self.lab.queue.grants_of(self.user.name, groups, rules_of(self, self.lab))
+            mine = await self.lab.queue.grants_of(self.user.name, groups, self.rules)
         except LabError as error:
             self.log.warning("%s: the grants are not known: %s", self._log_name, error)
             return None
@@ -162,7 +162,7 @@ class PyTorchSpawner(TeachingSpawner):
         began = time.monotonic()
         try:
             leased = await self.lab.queue.acquire(
-                start, wanted.on_busy, rules_of(self, self.lab), self._tell_queue
+                start, wanted.on_busy, self.rules, self._tell_queue
             )
         except LabError as error:
             instead = _without_gpu_because(error, wanted)
@@ -487,6 +487,27 @@ class PyTorchSpawner(TeachingSpawner):
     def clear_state(self) -> None:
         super().clear_state()
         self._plan = None
+
+
+async def _form_of(spawner: PyTorchSpawner) -> str:
+    """The form as the start will read it: the hub applies ``group_overrides`` only then.
+
+    To a spawner beside the user's own: applied to that, they would be applied again by its start
+    and each time that the page is opened, and an override may add to what it finds.
+    """
+    if not spawner.group_overrides:
+        return await render_form(spawner)
+    beside = type(spawner)(
+        config=spawner.config,
+        user=spawner.user,
+        orm_spawner=spawner.orm_spawner,
+        hub=spawner.hub,
+        authenticator=spawner.authenticator,
+        handler=spawner.handler,
+        user_options=spawner.user_options,
+    )
+    await beside.apply_group_overrides()
+    return await render_form(beside)
 
 
 def _without_gpu_because(error: LabError, wanted: request.Request) -> str:

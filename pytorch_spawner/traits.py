@@ -102,7 +102,8 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
         help="""
         Most GPUs that one server may hold, bounded by what the lab has. Default: 1.
 
-        With ``group_overrides`` some groups may hold more.
+        With ``group_overrides`` some groups may hold more. What is everybody's (grants, GPUs and
+        how the queue is kept) stays as configured, whatever an override says of it.
 
         Example: ``c.PyTorchSpawner.max_gpus = 4``
         """,
@@ -131,7 +132,7 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
         the ledger's grants.
 
         Keys: ``id``, ``to`` ("user", "group", "everyone"), ``subject``, ``pool`` or ``gpus``
-        (UUIDs, then reserved for it), ``count`` (most that one person holds; default
+        (UUIDs, then reserved for it), ``count`` (most that one person holds; default: the person's
         ``max_gpus``; 64 means any number), ``share`` ("any",
         "whole", "slot", "mig:<profile>"), ``priority`` (-100 to 100), ``weekly_gpu_hours``,
         ``max_lease_s``, ``valid_from``, ``valid_until``, ``images``. A JupyterHub group gives a
@@ -338,7 +339,8 @@ class LabTraits(DockerSpawner):  # type: ignore[misc]
         help="""
         Directory on the *engine's* host under which homes are bind-mounted, one directory a user.
         Empty (default): a named volume per user. Missing homes are made with mode 0700 and the
-        user's uid; one that belongs to somebody else is refused.
+        user's uid; one that belongs to somebody else is refused. The directory itself is never
+        made: while it is not there, or empty again, its file system is not mounted.
 
         Example: ``c.PyTorchSpawner.home_root = "/srv/homes"``
         """,

@@ -51,6 +51,9 @@ class WarmingSpawner(GatedSpawner):
     network_name: Any
     use_internal_ip: Any
     volumes: Any
+    mounts: Any
+    links: Any
+    extra_create_kwargs: Any
     extra_host_config: Any
 
     # The build that this start is; None for everybody's starts.
@@ -259,18 +262,33 @@ class WarmingSpawner(GatedSpawner):
     # -- the container of a build ---------------------------------------------------------------
 
     async def create_object(self) -> Any:
-        """Create it; a build's without what a site mounts or connects for its people."""
+        """Create it; a build's without what a site mounts or connects for its people.
+
+        ``read_only_volumes`` stay: where an image's programs and libraries are files of the host
+        (tests/gpu/host_run.py), they are the image's own part, and nothing could be built without.
+        """
         if self._build is None:
             return await super().create_object()
-        kept = self.volumes, self.extra_host_config
+        create = await self._resolved(self.extra_create_kwargs)
+        create.pop("networking_config", None)
         host = await self._resolved(self.extra_host_config)
-        for name in ("binds", "mounts", "network_mode"):
+        for name in ("binds", "mounts", "links", "volumes_from", "network_mode"):
             host.pop(name, None)
-        self.volumes, self.extra_host_config = {}, escaped(host)
+        settings = {
+            "volumes": {},
+            "mounts": [],
+            "links": {},
+            "extra_create_kwargs": escaped(create),
+            "extra_host_config": escaped(host),
+        }
+        kept = {name: getattr(self, name) for name in settings}
+        for name, value in settings.items():
+            setattr(self, name, value)
         try:
             return await super().create_object()
         finally:
-            self.volumes, self.extra_host_config = kept
+            for name, value in kept.items():
+                setattr(self, name, value)
 
     async def get_command(self) -> list[str]:
         if self._build is not None:

@@ -74,7 +74,8 @@ class Entitlements:
         self._grants, self._board = grants, board
         self._max_lease_s, self._now = max_lease_s, now
         self._by_person: dict[tuple[str, tuple[str, ...]], tuple[Grant, ...]] = {}
-        self._by_wish: dict[tuple[int, str, str, str], dict[str, Option | None]] = {}
+        # By the count too: a grant may give one person more than everybody.
+        self._by_wish: dict[tuple[int, str, str, str], dict[tuple[str, int], Option | None]] = {}
         self._by_ticket: dict[str, tuple[Option, ...]] = {}
 
     def grants_of(self, ticket: Ticket) -> tuple[Grant, ...]:
@@ -96,9 +97,9 @@ class Entitlements:
             options = self._by_wish.setdefault(wish, {})
             grants = self.grants_of(ticket)
             for grant in grants:
-                if grant.id not in options:
-                    options[grant.id] = self._option(grant, ticket)
-            covering = (options[grant.id] for grant in grants)
+                if (grant.id, grant.count) not in options:
+                    options[grant.id, grant.count] = self._option(grant, ticket)
+            covering = (options[grant.id, grant.count] for grant in grants)
             found = tuple(option for option in covering if option is not None)
             self._by_ticket[ticket.id] = found
         return found

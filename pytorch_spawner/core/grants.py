@@ -104,8 +104,17 @@ class Grant:
 class GrantBook:
     """All grants of a hub, ready to be asked about a person; immutable, made once per change."""
 
-    def __init__(self, grants: Iterable[Grant]) -> None:
+    def __init__(
+        self, grants: Iterable[Grant], own: Mapping[str, Mapping[str, Grant]] | None = None
+    ) -> None:
+        """Make the book.
+
+        Args:
+            grants: All of them.
+            own: What some of them are for one person alone, by user and id.
+        """
         self.grants = tuple(grants)
+        self._own = own or {}
         self.with_hours = frozenset(
             grant.id for grant in self.grants if grant.weekly_gpu_hours is not None
         )
@@ -125,6 +134,8 @@ class GrantBook:
             if len(groups) > 1:
                 ours.sort(key=_precedence)
             found = (*mine, *ours, *self._by_subject.get(("everyone", ""), ()))
+            if (own := self._own.get(username)) is not None:
+                found = tuple(sorted((own.get(one.id, one) for one in found), key=_precedence))
             is_dated = any(
                 one.valid_from is not None or one.valid_until is not None for one in found
             )
@@ -133,8 +144,8 @@ class GrantBook:
         return tuple(one for one in found if one.is_valid(now)) if is_dated else found
 
     def has_personal(self, username: str) -> bool:
-        """Whether any grant names this very user."""
-        return ("user", username) in self._by_subject
+        """Whether any grant names this very user, or is another for them than for everybody."""
+        return ("user", username) in self._by_subject or username in self._own
 
     def reserved(self, now: float) -> dict[str, frozenset[str]]:
         """GPUs that valid grants pin: UUID -> ids of the grants through which alone it is given."""

@@ -357,12 +357,17 @@ def merge(
     Returns:
         New (create, host) dictionaries; the arguments stay as they were.
     """
+    theirs = _as_mapping(create.get("environment"))
+    environment = lay_over(theirs, plan.environment)
+    if not theirs.get(ALLOC_CONF):
+        # What is created anyhow has it, laid over the site's own: again, it would replace that.
+        environment.pop(ALLOC_CONF, None)
     merged_create = {
         **create,
         "user": plan.user,
         "working_dir": create.get("working_dir") or plan.working_dir,
         "labels": {**dict(create.get("labels") or {}), **plan.labels},
-        "environment": {**_as_mapping(create.get("environment")), **plan.environment},
+        "environment": environment,
     }
     merged_host = dict(host)
     for key, value in plan.host_config.items():

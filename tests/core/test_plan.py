@@ -8,8 +8,9 @@ import pytest
 from pytorch_spawner.core.gpus import Gpu, GpuUuid
 from pytorch_spawner.core.identity import Identity
 from pytorch_spawner.core.injection import Injection
-from pytorch_spawner.core.plan import Limits, Site, Subject, build, merge
+from pytorch_spawner.core.plan import Limits, Site, Subject, build, lay_over, merge
 from pytorch_spawner.core.request import Request
+from pytorch_spawner.core.slot_memory import ALLOC_CONF, MemoryLimit
 from pytorch_spawner.errors import NoGpuInjection
 
 SUBJECT = Subject(
@@ -147,3 +148,19 @@ def test_what_has_to_be_there_when_jupyterlab_opens_is_brought_first(brought: di
 def test_jupyters_own_files_do_not_need_a_place_in_the_home() -> None:
     plan = build(SUBJECT, REQUEST, (H100,), Injection("cdi"), SITE)
     assert not plan.environment["JUPYTER_RUNTIME_DIR"].startswith(SUBJECT.home)
+
+
+def test_a_sites_own_allocator_options_are_kept_beside_a_slots() -> None:
+    limit = MemoryLimit("soft", {ALLOC_CONF: "per_process_memory_fraction:0.2"})
+    plan = build(SUBJECT, REQUEST, (H100,), Injection("cdi"), replace(SITE, memory_limit=limit))
+    # DockerSpawner lays what we merge here over the environment that it made itself.
+    own = lay_over({ALLOC_CONF: "expandable_segments:True"}, plan.environment)
+    for extra, kept in (
+        ({}, "expandable_segments:True"),
+        ({"TEAM": "ml"}, "expandable_segments:True"),
+        ({ALLOC_CONF: "backend:native"}, "backend:native"),
+    ):
+        create, _ = merge(plan, {"environment": extra}, {})
+        given = {**own, **create["environment"]}
+        assert given[ALLOC_CONF] == f"{kept},per_process_memory_fraction:0.2"
+        assert given.items() >= {**extra, **plan.environment, ALLOC_CONF: given[ALLOC_CONF]}.items()

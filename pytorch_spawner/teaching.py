@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from pytorch_spawner.adapters import engine, home_engine, warm_engine
-from pytorch_spawner.core import course_data, courses, identity, request
+from pytorch_spawner.core import course_data, course_environment, courses, identity, request
 from pytorch_spawner.core.courses import Course
 from pytorch_spawner.errors import HomeUnusable, LabError, NotGranted
 from pytorch_spawner.warming import Warm, WarmingSpawner
@@ -119,9 +119,11 @@ class TeachingSpawner(WarmingSpawner):
         data, refused = course_data.mounts(
             manifest.data, course_data.parse(self.course_data), name, self.user.name, groups
         )
-        for why in refused:
+        environment, not_set = course_environment.allowed(manifest.environment)
+        # A smoke test fails by what is told; an old manifest does not, by a rule that is newer.
+        for why in (*refused, *not_set):
             self.log.warning("%s: course %s: %s", self._log_name, name, why)
-        taught = Taught(read_only=data, environment=dict(manifest.environment))
+        taught = Taught(read_only=data, environment=environment)
         volume = courses.volumes_of(self.lab.hub, name)[self._tried is not None]
         if not await self._call(warm_engine.has_volume, volume):
             return taught, " ".join((_NOT_PUBLISHED.format(manifest.title), *refused))
@@ -186,7 +188,7 @@ class TeachingSpawner(WarmingSpawner):
             return
         await self._call(engine.remove, self.object_name)
         for volume in (name, f"{name}--cache"):
-            if not await self._call(warm_engine.remove_volume, volume):
+            if not await self._call(warm_engine.free_volume, volume, self.lab.hub):
                 raise HomeUnusable(
                     "An earlier server of this name is still using its throw-away home. Try again "
                     "in a moment."

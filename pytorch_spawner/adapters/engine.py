@@ -6,6 +6,7 @@ Blocking; callers use a thread. Foreign exceptions are translated at this edge.
 from __future__ import annotations
 
 import io
+import math
 import tarfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -195,6 +196,35 @@ def list_containers(client: Any, hub: str) -> tuple[LabContainer, ...]:
             labels=row.get("Labels") or {},
         )
         for row in rows
+    )
+
+
+def left_helpers(
+    client: Any, hub: str, *, before: float = math.inf, volume: str = ""
+) -> tuple[str, ...]:
+    """Helper containers that do not run, so that nobody waits for them: their hub was cut off.
+
+    Args:
+        client: docker-py's.
+        hub: Id of the hub.
+        before: Only those that were created before this Unix time.
+        volume: Only those that have this volume mounted; "" for all.
+
+    Returns:
+        Their ids.
+    """
+    filters = {
+        "label": [f"{LABEL}hub={hub}-helper"],
+        "status": ["created", "exited", "dead"],
+        **({"volume": [volume]} if volume else {}),
+    }
+    with translated():
+        rows = client.containers(all=True, filters=filters)
+    return tuple(
+        row["Id"]
+        for row in rows
+        # A server is another hub's, whose id ends in "-helper".
+        if row["Created"] < before and f"{LABEL}server" not in (row.get("Labels") or {})
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from docker.errors import APIError, NotFound
 
-from pytorch_spawner.adapters.engine import put_files, remove, translated
+from pytorch_spawner.adapters.engine import left_helpers, put_files, remove, translated
 from pytorch_spawner.core.plan import LABEL
 from pytorch_spawner.errors import EngineRefused
 
@@ -64,6 +64,18 @@ def remove_volume(client: Any, name: str) -> bool:
                 return False
             raise
     return True
+
+
+def free_volume(client: Any, name: str, hub: str) -> bool:
+    """Remove a volume as ``remove_volume`` does, if need be with the helpers left over on it.
+
+    For a volume that nothing else is at work on: a helper about to begin would be removed, too.
+    """
+    if remove_volume(client, name):
+        return True
+    for helper in left_helpers(client, hub, volume=name):
+        remove(client, helper)
+    return remove_volume(client, name)
 
 
 def log_lines(client: Any, container: str, limit_bytes: int) -> Iterator[bytes]:

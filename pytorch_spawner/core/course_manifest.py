@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from pytorch_spawner.core.course_environment import is_the_labs
 from pytorch_spawner.core.gpus import MIG_PROFILE
 from pytorch_spawner.core.identity import DATA_PLACES
 
@@ -22,15 +23,6 @@ MAX_SESSIONS: Final = 400
 _NAME: Final = r"^[a-z][a-z0-9]*(-[a-z0-9]+)*$"
 _FOLDER: Final = r"^[A-Za-z0-9][A-Za-z0-9_. -]{0,59}$"
 _VARIABLE: Final = r"^[A-Za-z_][A-Za-z0-9_]{0,99}$"
-# Variables that decide who a container is, what it reaches, which GPU and how much of it it sees,
-# or what runs in everybody's shell, Python or git before a person's own code does.
-_RESERVED: Final = re.compile(
-    r"(JUPYTER|JPY_|PYTORCH_SPAWNER|PYTORCH_CUDA_ALLOC_CONF|PYTORCH_ALLOC_CONF|NVIDIA_|CUDA_MPS_"
-    r"|TORCHINDUCTOR_CACHE|TORCH_COMPILE_JOB|TRITON_CACHE|LD_|GIT_|IPYTHON|PIP_|XDG_|SSL_|BASH_"
-    r"|PYTHON(?!HASHSEED\Z|UNBUFFERED\Z)"
-    r"|(PATH|HOME|USER|LOGNAME|SHELL|ENV|TMPDIR|NB_USER|NB_UID|CUDA_VISIBLE_DEVICES"
-    r"|REQUESTS_CA_BUNDLE|CURL_CA_BUNDLE|NODE_EXTRA_CA_CERTS|[A-Z]+_PROXY)\Z)"
-)
 
 _Person = Annotated[str, Field(min_length=1, max_length=255)]
 _Relative = Annotated[str, Field(max_length=200)]
@@ -248,7 +240,7 @@ class Manifest(_Strict):
         for name, value in said.items():
             if not re.fullmatch(_VARIABLE, name):
                 raise ValueError(f"{name[:60]!r} is no name of a variable")
-            if _RESERVED.match(name.upper()):
+            if is_the_labs(name):
                 raise ValueError(f"{name[:60]} is set by the lab")
             if len(value) > 4096 or "\0" in value:
                 raise ValueError(f"{name[:60]}: at most 4096 characters")

@@ -10,7 +10,7 @@ from typing import Any, Final
 import yaml
 from pydantic import ValidationError
 
-from pytorch_spawner.core import yaml_text
+from pytorch_spawner.core import course_environment, yaml_text
 from pytorch_spawner.core.course_manifest import MANIFEST_FILE, MAX_MANIFEST_BYTES, Manifest
 from pytorch_spawner.errors import BadRequest, Problem
 
@@ -121,10 +121,14 @@ def checked(manifest: Manifest) -> Manifest:
     """The same manifest, which the ledger and the API can keep and show.
 
     Raises:
-        BadRequest: They cannot.
+        BadRequest: They cannot, or it sets what a course may not (of one that is stored already,
+            that is only left out of starts).
     """
     if manifest.name in _RESERVED_NAMES:
         raise refuse(f"{manifest.name!r} is a name of the lab's own; take another", "name")
+    for variable in manifest.environment:
+        if why := course_environment.why_not(variable):
+            raise refuse(f"{variable[:60]} {why}", "environment")
     stack: list[tuple[str, Any, int]] = [("warmup", manifest.warmup, 0)]
     while stack:
         place, value, depth = stack.pop()

@@ -35,6 +35,9 @@ _REJOIN_S = 600.0
 # How long the journal of a start that ended can be read.
 _JOURNALS_S = 30 * 24 * 3600.0
 _FORGET_EVERY_S = 3600.0
+# A helper that does not run is left over by then: the longest is waited for five minutes, and one
+# that only carries a course's files is never started at all.
+_HELPERS_S = 1800.0
 
 
 async def reconcile_forever(settings: LabSettings) -> None:
@@ -99,8 +102,19 @@ async def reconcile_once(settings: LabSettings) -> Corrections:
         corrections = reconcile(seen_leases, seen_containers, open_starts, active | confirmed)
     kept_until = {lease.id: lease.kept_until for lease in leases}
     await asyncio.to_thread(_carry_out, settings, ledger, client, corrections, kept_until)
+    await asyncio.to_thread(_remove_helpers, settings, client)
     await asyncio.to_thread(_forget, settings, ledger)
     return corrections
+
+
+def _remove_helpers(settings: LabSettings, client: Any) -> None:
+    """Helper containers whose hub or command was cut off; a volume of theirs cannot be removed."""
+    for helper in engine.left_helpers(client, settings.hub_id, before=time.time() - _HELPERS_S):
+        log.warning("removing a helper container that was left over: %s", helper[:12])
+        try:
+            engine.remove(client, helper)
+        except LabError as error:
+            log.warning("a container cannot be removed: %s", error)
 
 
 _forgot_at = -1e9

@@ -25,6 +25,11 @@ MAX_REPORT_BYTES: Final = 256 * 1024
 MAX_EVENTS_A_REPORT: Final = 64
 # A start of the largest suite writes about 120 events; samples replace each other on the page.
 MAX_EVENTS_A_START: Final = 2000
+# What an agent may report of one start, counted as ``Report.stored_bytes``. An honest start takes
+# 8 KB; sixty networks that all fail at length beside eight GPUs take 820 KB.
+MAX_REPORTED_BYTES: Final = 2 * 1024 * 1024
+# What the ledger keeps of an event beside its data: SQLite's row and key, and the page's share.
+EVENT_OVERHEAD_BYTES: Final = 128
 _MAX_DEPTH: Final = 6
 
 
@@ -67,6 +72,12 @@ class Report:
 
     start: str
     events: tuple[tuple[str, Mapping[str, Any]], ...]
+
+    @property
+    def stored_bytes(self) -> int:
+        """What the events take in the ledger, about."""
+        data = sum(len(json.dumps(data)) for _, data in self.events)
+        return data + EVENT_OVERHEAD_BYTES * len(self.events)
 
 
 def parse_report(body: bytes) -> Report:

@@ -52,6 +52,9 @@ log = logging.getLogger(__name__)
 # The agent's largest suite sends about 120 events at once, then a sample every few seconds.
 EVENTS_A_SECOND: Final = 10.0
 EVENTS_BURST: Final = 200.0
+# What all starts of a person may report at once, and as much again within a day: one start has a
+# bound of its own (``MAX_REPORTED_BYTES``), but starts are free. Enough for 2000 honest ones.
+REPORT_BYTES_A_DAY: Final = 16.0 * 1024 * 1024
 STRANGERS_A_SECOND: Final = 1.0
 STRANGERS_BURST: Final = 30.0
 # Of a person's refused writes this many go into the audit log.
@@ -93,6 +96,7 @@ def build_lab(
         pages=Pages(settings),
         metrics=Metrics(),
         reports=TokenBuckets(EVENTS_A_SECOND, EVENTS_BURST),
+        report_bytes=TokenBuckets(REPORT_BYTES_A_DAY / 86400, REPORT_BYTES_A_DAY),
         strangers=TokenBuckets(STRANGERS_A_SECOND, STRANGERS_BURST),
         meter=meter,
         directory=Directory(settings),

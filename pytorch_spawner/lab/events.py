@@ -190,15 +190,20 @@ class View:
         start = await asyncio.to_thread(self._ledger.latest_start, self._hub_id, *self._key)
         if start is None:
             return None
-        events = tuple(await asyncio.to_thread(self._ledger.read_events, start.id, 0))
+        known = after_seq if start_id in ("", start.id) else 0
+        # From the last event that the viewer has: it is there, or the number is of another start.
+        events = await self._read(start.id, max(known - 1, 0))
+        if known and (not events or events[0].seq != known):
+            known, events = 0, await self._read(start.id, 0)
         self._start = start
         self._last_seq = events[-1].seq if events else 0
-        if still_waits(waited=False, events=events):
+        # Whether it waited before what was read, the queue itself knows.
+        if still_waits(waited=known > 0, events=events):
             self._place = await self._places.of(start.id)
-        is_resumable = start_id in ("", start.id) and after_seq <= self._last_seq
-        if is_resumable:
-            events = tuple(event for event in events if event.seq > after_seq)
-        return Batch(start, events, self._place)
+        return Batch(start, events[1:] if known else events, self._place)
+
+    async def _read(self, start_id: str, after_seq: int) -> tuple[Event, ...]:
+        return tuple(await asyncio.to_thread(self._ledger.read_events, start_id, after_seq))
 
     async def next(self, timeout_s: float) -> Batch | None:
         """Wait for news.

@@ -94,6 +94,19 @@ class ApiError(LabError):
         self.retry_after = retry_after
 
 
+@dataclass(slots=True)
+class Length:
+    """How long a start's journal is.
+
+    Attributes:
+        seq: Number of its last event; 0 before this process wrote one.
+        reported_bytes: What its agent reported takes, as ``Report.stored_bytes`` counts it.
+    """
+
+    seq: int = 0
+    reported_bytes: int = 0
+
+
 @dataclass(frozen=True)
 class Lab:
     """What the handlers share.
@@ -105,7 +118,8 @@ class Lab:
         hub_auth: Asks the hub whose a token is, and believes the answer for half a minute.
         pages: Renders HTML.
         metrics: Counters.
-        reports: How much each server may report.
+        reports: How many events each server may report.
+        report_bytes: How many bytes the servers of each person may report.
         strangers: How often an address may come with a token that the hub does not know.
         meter: Measures the GPUs.
         directory: Whom the hub knows.
@@ -115,7 +129,7 @@ class Lab:
         kernels: Looks into running servers.
         stops: Has the hub stop servers.
         courses: The courses as they were last read.
-        lengths: Number of the last event of starts that reported lately.
+        lengths: The journals of starts that reported lately.
     """
 
     settings: LabSettings
@@ -125,6 +139,7 @@ class Lab:
     pages: Pages
     metrics: Metrics
     reports: TokenBuckets
+    report_bytes: TokenBuckets
     strangers: TokenBuckets
     meter: Meter
     directory: Directory
@@ -134,14 +149,18 @@ class Lab:
     kernels: Kernels
     stops: Stops = field(default_factory=Stops)
     courses: KnownCourses = field(default_factory=KnownCourses)
-    lengths: OrderedDict[str, int] = field(default_factory=OrderedDict)
+    lengths: OrderedDict[str, Length] = field(default_factory=OrderedDict)
 
-    def note_length(self, start_id: str, seq: int) -> None:
-        """Remember how long a start's journal is; the starts of long ago are forgotten."""
-        self.lengths[start_id] = seq
+    async def length_of(self, start_id: str) -> Length:
+        """How long a start's journal is, to be kept up to date; those of long ago are forgotten."""
+        if start_id not in self.lengths:
+            size = await asyncio.to_thread(self.ledger.reported_bytes, start_id)
+            self.lengths.setdefault(start_id, Length(reported_bytes=size))
         self.lengths.move_to_end(start_id)
+        length = self.lengths[start_id]
         while len(self.lengths) > _LENGTHS:
             self.lengths.popitem(last=False)
+        return length
 
 
 class LabHandler(HubOAuthenticated, RequestHandler):  # type: ignore[misc]

@@ -133,6 +133,9 @@ class Ledger(Protocol):
     ) -> Sequence[Event]:
         """Write events; the ledger gives them number and time."""
 
+    def reported_bytes(self, start_id: str) -> int:
+        """What a start's agent reported so far takes, as ``Report.stored_bytes`` counts it."""
+
     def leases(self, hub: str) -> Sequence[Lease]:
         """All leases in force."""
 

@@ -9,19 +9,24 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, Final
 
 from tornado.iostream import StreamClosedError
 
 from pytorch_spawner.core.courses import SMOKER, TRY, tried_course
-from pytorch_spawner.core.journal import MAX_EVENTS_A_START, Report, parse_report
+from pytorch_spawner.core.journal import (
+    MAX_EVENTS_A_START,
+    MAX_REPORTED_BYTES,
+    Report,
+    parse_report,
+)
 from pytorch_spawner.core.report_facts import Start
 from pytorch_spawner.errors import LabError
 from pytorch_spawner.lab import auth, views
 from pytorch_spawner.lab.events import Batch, View, has_changed
 from pytorch_spawner.lab.handlers import ApiError, ApiHandler
-from pytorch_spawner.lab.limits import retry_after
+from pytorch_spawner.lab.limits import TokenBuckets, retry_after
 from pytorch_spawner.lab.rights import RECHECK_S, STREAM_S
 from pytorch_spawner.lab.standing import read_standing
 
@@ -187,10 +192,13 @@ class Events(AgentHandler):
         """Take an agent's report and answer with the numbers its events got."""
         try:
             await self.require_writer(username, servername)
-            self._take(username, servername, 1)
+            server = (username, servername)
+            self._take(self.lab.reports, server, 1)
             report = parse_report(self.request.body)
             if len(report.events) > 1:
-                self._take(username, servername, len(report.events) - 1)
+                self._take(self.lab.reports, server, len(report.events) - 1)
+            # Of all of the person's servers: a start is over as soon as its owner wants another.
+            self._take(self.lab.report_bytes, username, report.stored_bytes)
             seqs = await self._append(username, servername, report)
         except LabError as error:
             self.lab.metrics.refused.labels(error.code).inc()
@@ -200,9 +208,8 @@ class Events(AgentHandler):
         self.lab.follower.wake(username, servername)
         self.send_json({"accepted": len(seqs), "seq": seqs[-1] if seqs else None})
 
-    def _take(self, username: str, servername: str, cost: int) -> None:
-        wait_s = self.lab.reports.take((username, servername), cost, time.monotonic())
-        if wait_s:
+    def _take(self, buckets: TokenBuckets, key: Hashable, cost: int) -> None:
+        if wait_s := buckets.take(key, cost, time.monotonic()):
             raise ApiError(
                 429,
                 "too-many-events",
@@ -221,10 +228,18 @@ class Events(AgentHandler):
             raise ApiError(409, "start-ended", "This start of the server is over.")
         if not report.events:
             return []
-        if self.lab.lengths.get(start.id, 0) > MAX_EVENTS_A_START - HUB_EVENTS:
+        length, size = await self.lab.length_of(start.id), report.stored_bytes
+        has_said_all = length.seq > MAX_EVENTS_A_START - HUB_EVENTS
+        if has_said_all or length.reported_bytes + size > MAX_REPORTED_BYTES:
             raise ApiError(409, "journal-full", "This start has reported all it may.")
-        events = await asyncio.to_thread(ledger.append_events, start.id, report.events)
-        self.lab.note_length(start.id, events[-1].seq)
+        # Before it is written: reports that come at once count each other.
+        length.reported_bytes += size
+        try:
+            events = await asyncio.to_thread(ledger.append_events, start.id, report.events)
+        except LabError:
+            length.reported_bytes -= size  # nothing was written, and it may come again
+            raise
+        length.seq = events[-1].seq
         await self._note_course(start, report)
         samples = [data for kind, data in report.events if kind == "sample"]
         if samples:

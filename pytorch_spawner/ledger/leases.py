@@ -86,6 +86,12 @@ class Leases(Granting):
         with self._reading() as session:
             return tuple(map(lease_of_row, session.scalars(in_force(hub))))
 
+    def lease(self, lease_id: str) -> Lease | None:
+        """Return a lease that is held now; None where it was given back, or never was."""
+        with self._reading() as session:
+            row = session.get(LeaseRow, lease_id)
+            return None if row is None or row.released_at is not None else lease_of_row(row)
+
     def is_in_force(self, lease_id: str) -> bool:
         """Whether a lease is still held."""
         with self._reading() as session:

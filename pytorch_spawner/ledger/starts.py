@@ -10,7 +10,12 @@ from typing import Any
 
 from sqlalchemy import delete, func, select, update
 
-from pytorch_spawner.core.journal import MAX_EVENTS_A_START, Event
+from pytorch_spawner.core.journal import (
+    AGENT_KINDS,
+    EVENT_OVERHEAD_BYTES,
+    MAX_EVENTS_A_START,
+    Event,
+)
 from pytorch_spawner.errors import InvalidEvent
 from pytorch_spawner.ledger.database import Database
 from pytorch_spawner.ledger.models import EventRow, StartRow
@@ -171,6 +176,17 @@ class Starts(Database):
                 Event(seq=row.seq, at=row.at, kind=row.kind, data=json.loads(row.data))
                 for row in rows
             )
+
+    def reported_bytes(self, start_id: str) -> int:
+        """What a start's agent reported so far takes, as ``Report.stored_bytes`` counts it."""
+        with self._reading() as session:
+            # JSON is written in ASCII: a character is a byte.
+            size, count = session.execute(
+                select(func.sum(func.length(EventRow.data)), func.count()).where(
+                    EventRow.start_id == start_id, EventRow.kind.in_(AGENT_KINDS)
+                )
+            ).one()
+            return int(size or 0) + EVENT_OVERHEAD_BYTES * int(count)
 
     def forget_journals(self, before: float) -> int:
         """Drop the journals of starts that ended before a time; returns how many events went."""

@@ -16,7 +16,7 @@ from jupyterhub._data import DATA_FILES_PATH
 from tornado.web import RequestHandler, StaticFileHandler
 
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
-from pytorch_spawner.core.journal import MAX_EVENTS_A_START, Event
+from pytorch_spawner.core.journal import AGENT_KINDS, MAX_EVENTS_A_START, Event, Report
 from pytorch_spawner.core.placement import DeviceSetting, Holding
 from pytorch_spawner.core.tickets import Ticket
 from pytorch_spawner.errors import InvalidEvent, LedgerUnavailable
@@ -151,6 +151,11 @@ class MemoryLedger:
             ]
             journal.extend(new)
         return tuple(new)
+
+    def reported_bytes(self, start_id: str) -> int:
+        self._check()
+        said = [(one.kind, one.data) for one in self.journals[start_id] if one.kind in AGENT_KINDS]
+        return Report("", tuple(said)).stored_bytes
 
     def leases(self, hub: str) -> tuple[FakeLease, ...]:
         self._check()

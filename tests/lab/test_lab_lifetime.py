@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +15,7 @@ from pytorch_spawner.core.gpus import Gpu, GpuUuid
 from pytorch_spawner.core.grants import Grant
 from pytorch_spawner.core.placement import Holding
 from pytorch_spawner.core.tickets import Decisions, Give
+from pytorch_spawner.lab import lifetime
 from pytorch_spawner.lab.lifetime import watch_once
 
 pytestmark = FOR_REAL
@@ -29,6 +32,34 @@ class Server(RequestHandler):
         assert self.request.headers["Authorization"] == "token service"
         self.stopped.append(self.request.path.removeprefix("/hub/api/users/"))
         self.set_status(self.answers[0] if self.answers else 202)
+
+
+class SlowServer(RequestHandler):
+    """The hub's API for stopping a server, where a stop takes its time."""
+
+    at_once = most_at_once = 0
+
+    def initialize(self, stopped: list[str], meanwhile: Callable[[], object]) -> None:
+        self.stopped, self.meanwhile = stopped, meanwhile
+
+    async def delete(self) -> None:
+        kind = SlowServer
+        self.stopped.append(self.request.path.removeprefix("/hub/api/users/"))
+        kind.at_once += 1
+        kind.most_at_once = max(kind.most_at_once, kind.at_once)
+        self.meanwhile()
+        await asyncio.sleep(0.3)
+        kind.at_once -= 1
+        self.set_status(204)
+
+
+def answer_slowly(site: Any, meanwhile: Callable[[], object] = lambda: None) -> list[str]:
+    """Have the hub answer a stop after 0.3 s; returns the paths that it is asked for."""
+    asked: list[str] = []
+    SlowServer.at_once = SlowServer.most_at_once = 0
+    handler = (r"/hub/api/users/.*", SlowServer, {"stopped": asked, "meanwhile": meanwhile})
+    site.app.add_handlers(r".*", [handler])
+    return asked
 
 
 @pytest.fixture
@@ -101,13 +132,50 @@ async def test_a_server_that_is_stopped_already_is_no_trouble(site, stopped, sta
     assert stopped == ["ana/server"]
 
 
-async def test_a_server_that_cannot_be_stopped_holds_up_no_other(site, stopped):
+@pytest.mark.parametrize("at_once", [1, 2], ids=["one after the other", "together"])
+async def test_a_server_that_cannot_be_stopped_holds_up_no_other(
+    site, stopped, monkeypatch, at_once
+):
+    monkeypatch.setattr(lifetime, "AT_ONCE", at_once)
     lend(site, "", 0.0)
     lend(site, "second", 0.0, Gpu(GpuUuid("GPU-0002")))
     await look(site)
     site.answers.append(500)
     await look(site)
-    assert stopped == ["ana/server", "ana/servers/second"]
+    asked = stopped if at_once == 1 else sorted(stopped)  # two at once arrive in any order
+    assert asked == ["ana/server", "ana/servers/second"]
+
+
+@pytest.mark.parametrize("meanwhile", ["given back", "kept"])
+async def test_a_lease_that_is_no_more_when_its_turn_comes_stops_nothing(
+    site, monkeypatch, meanwhile
+):
+    def change() -> None:
+        if meanwhile == "given back":  # and another server of that name may have begun
+            site.ledger.release(HUB, "ana", "second", "stopped")
+        else:
+            site.ledger.keep(HUB, "ana", "second", 120.0)
+
+    monkeypatch.setattr(lifetime, "AT_ONCE", 1)
+    stopped = answer_slowly(site, change)
+    lend(site, "", 0.0)
+    lend(site, "second", 0.0, Gpu(GpuUuid("GPU-0002")))
+    await look(site)
+    await look(site)
+    assert stopped == ["ana/server"]
+
+
+async def test_a_class_is_stopped_together_and_no_more_at_once_than_the_hub_is_asked_for(
+    site, monkeypatch
+):
+    monkeypatch.setattr(lifetime, "AT_ONCE", 3)
+    stopped = answer_slowly(site)
+    for number in range(7):
+        lend(site, f"s{number}", 0.0, Gpu(GpuUuid(f"GPU-000{number}")))
+    await look(site)
+    await look(site)
+    assert sorted(stopped) == [f"ana/servers/s{number}" for number in range(7)]
+    assert SlowServer.most_at_once == 3
 
 
 async def test_what_is_kept_for_a_server_that_ended_is_not_announced(site, stopped):

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import lab_journals as journals
 import pytest
 from lab_fakes import HUB
 
-from pytorch_spawner.core.journal import MAX_REPORT_BYTES
+from pytorch_spawner.agent import compile_log
+from pytorch_spawner.agent.warmup import SAMPLE_S
+from pytorch_spawner.core.journal import (
+    AGENT_KINDS,
+    MAX_REPORT_BYTES,
+    MAX_REPORTED_BYTES,
+    Report,
+)
+from pytorch_spawner.errors import LedgerUnavailable
+from pytorch_spawner.lab import app
+from pytorch_spawner.lab.limits import TokenBuckets
 
 CHECK = {"kind": "check", "at": 1.0, "data": {"code": "gpu", "phase": "running"}}
 
@@ -205,6 +218,100 @@ async def test_a_journal_keeps_room_for_the_hubs_last_words(site):
     answer = await site.post([CHECK])
     assert (answer.status, answer.code) == (409, "journal-full")
     assert site.ledger.append_events(start.id, [("start", {"stage": "stopped"})])
+
+
+# As many of the largest events as one report holds.
+LOUD = [{"kind": "check", "data": {"code": "c", "sentence": "x" * 16_000}}] * 16
+
+
+def reported(site, start) -> int:
+    """What a start's agent reported, in bytes."""
+    events = [(event.kind, event.data) for event in site.ledger.read_events(start.id)]
+    return Report("", tuple(one for one in events if one[0] in AGENT_KINDS)).stored_bytes
+
+
+async def test_a_start_reports_so_many_bytes_and_no_more_whatever_process_takes_them(site):
+    start = site.begin()
+    answers = [await site.post(LOUD) for _ in range(9)]
+    assert [answer.status for answer in answers] == [200] * 8 + [409]
+    assert answers[-1].code == "journal-full"
+    assert MAX_REPORTED_BYTES - 300_000 < reported(site, start) <= MAX_REPORTED_BYTES
+    assert site.ledger.reported_bytes(start.id) == reported(site, start)
+    site.lab.lengths.clear()  # as in a service that was started anew
+    assert (await site.post(LOUD)).code == "journal-full"
+    assert site.ledger.append_events(start.id, [("start", {"stage": "stopped"})])
+    site.begin()
+    assert (await site.post([CHECK])).status == 200
+
+
+async def test_what_the_hub_says_counts_for_no_agent(site):
+    start = site.begin()
+    for _ in range(3):
+        site.ledger.append_events(start.id, [("start", {"log_tail": "x" * 16_000})] * 50)
+    assert (await site.post(LOUD)).status == 200
+    assert site.ledger.reported_bytes(start.id) == reported(site, start)
+
+
+async def test_reports_that_come_at_once_stay_below_the_bound_together(site):
+    start = site.begin()
+    answers = await asyncio.gather(*(site.post(LOUD) for _ in range(12)))
+    assert sorted(answer.status for answer in answers) == [200] * 8 + [409] * 4
+    assert reported(site, start) <= MAX_REPORTED_BYTES
+
+
+async def test_a_report_that_was_not_written_counts_nothing(site, monkeypatch):
+    start = site.begin()
+
+    def refuse(*_: object) -> None:
+        raise LedgerUnavailable("The ledger is locked.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(site.ledger, "append_events", refuse)
+        assert [(await site.post(LOUD)).status for _ in range(2)] == [503, 503]
+    assert (await site.post([CHECK])).status == 200
+    assert site.lab.lengths[start.id].reported_bytes == reported(site, start)
+
+
+async def test_a_person_that_starts_again_and_again_reports_no_more_for_it(site):
+    object.__setattr__(site.lab, "report_bytes", TokenBuckets(1.0, 600_000))
+    statuses = []
+    for server in ("", "thesis", ""):
+        site.begin("ana", server)
+        path = f"api/servers/ana/{server}/events"
+        token = "ana-thesis" if server else "ana-server"
+        statuses.append((await site.post(LOUD, path=path, token=token)).status)
+    assert statuses == [200, 200, 429]
+    answer = await site.post(LOUD)
+    assert answer.code == "too-many-events"
+    assert int(answer.headers["Retry-After"]) > 1000
+    site.begin("bo")
+    other = await site.post(LOUD, token="bo-server", path="api/servers/bo//events")
+    assert other.status == 200
+
+
+def stored(story: journals.Story) -> int:
+    """What a story's agent reports, in bytes."""
+    told = tuple((kind, data) for _, kind, data in story if kind in AGENT_KINDS)
+    return Report("", told).stored_bytes
+
+
+def test_no_honest_journal_comes_near_the_bounds():
+    honest = [journals.FINE, journals.WARMING, journals.FAILING, journals.CPU, journals.DIED]
+    assert max(map(stored, honest)) < 8_000
+    log = {
+        "error": "x" * compile_log.MAX_ERROR,
+        "lines": ["x" * compile_log.MAX_LINE] * compile_log.MAX_LINES,
+    }
+    failed = {"phase": "failed", "id": "mlp/default", "message": "x" * 200, "log": log}
+    ((at, kind, sample),) = journals.samples(12.0)
+    all_samples = round(600 / SAMPLE_S)  # until the warm-up's deadline
+    fullest = [
+        *journals.FINE,
+        *[(at, "warmup", {"phase": "running", "id": "mlp/default"}), (at, "warmup", failed)] * 60,
+        *[(at, kind, {"gpus": sample["gpus"] * 8})] * all_samples,
+    ]
+    assert stored(fullest) < 820_000 < MAX_REPORTED_BYTES / 2
+    assert 2000 * stored(journals.FINE) < app.REPORT_BYTES_A_DAY
 
 
 async def test_the_hub_is_asked_once_for_a_token_in_use(site):

@@ -10,6 +10,7 @@ from lab_fakes import BY_HAND, FOR_REAL, HUB, FakeWaiting
 from pytorch_spawner.core.tickets import Decisions, Ticket, Wait
 from pytorch_spawner.lab import events as following
 from pytorch_spawner.lab import stream
+from pytorch_spawner.lab.queue import Places
 
 CHECK = {"kind": "check", "data": {"code": "gpu", "phase": "running"}}
 
@@ -66,6 +67,41 @@ async def test_a_viewer_that_comes_back(site, path, headers, expected):
     site.ledger.append_events(start.id, [("check", {})] * 4)
     async with site.stream(path, **headers) as viewer:
         assert await viewer.numbers(len(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    ("known", "after", "reads", "expected"),
+    [
+        ("this", 3, [2], [4]),
+        ("", 4, [3], []),
+        ("this", 0, [0], [1, 2, 3, 4]),
+        ("another", 3, [0], [1, 2, 3, 4]),
+        ("this", 99, [98, 0], [1, 2, 3, 4]),
+    ],
+    ids=[
+        "from where it was",
+        "it has all of it",
+        "it has nothing",
+        "another start",
+        "a number beyond the end is of another start",
+    ],
+)
+async def test_of_a_journal_only_what_a_viewer_lacks_is_read(
+    site, monkeypatch, known, after, reads, expected
+):
+    start = site.begin()
+    site.ledger.append_events(start.id, [("check", {})] * 4)
+    asked, read = [], site.ledger.read_events
+
+    def note(start_id: str, after_seq: int = 0):
+        asked.append(after_seq)
+        return read(start_id, after_seq)
+
+    monkeypatch.setattr(site.ledger, "read_events", note)
+    places = Places(site.ledger, HUB, 1.0)
+    view = following.View(site.ledger, HUB, ("ana", ""), asyncio.Queue(), places)
+    batch = await view.replay(start.id if known == "this" else known, after)
+    assert (asked, [event.seq for event in batch.events]) == (reads, expected)
 
 
 async def test_a_new_start_while_somebody_watches(site):
@@ -253,6 +289,16 @@ async def test_the_place_is_told_once_to_each_viewer_and_to_a_late_one_at_once(s
             site.ledger.append_events(start.id, [("start", {"stage": "gpu"})])
             assert (await one.next())[2]["data"] == {"stage": "gpu"}
             assert (await late.next())[2]["data"] == {"stage": "gpu"}
+
+
+@BY_HAND
+async def test_who_comes_back_long_after_it_joined_is_told_its_place_at_once(site):
+    start = site.begin()
+    put(site, start, 3)
+    site.ledger.append_events(start.id, [JOINED, ("check", {}), ("check", {})])
+    async with site.stream(**{"Last-Event-ID": "3"}) as late:
+        assert (await late.next())[0] == "server"
+        assert (await late.next())[2]["data"]["place"] == 3
 
 
 @BY_HAND

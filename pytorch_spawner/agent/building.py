@@ -285,10 +285,21 @@ def _callable_of(target: Mapping[str, Any]) -> Callable[[Optional[int]], None]:
         called = getattr(sys.modules[module], function)
         return lambda size: called(**({name: size} if name else {}))
     if target["kind"] == "script":
+        _look_beside(what)
         return lambda size: _run_script(what, [f"--{name}", str(size)] if name else [])
     cells = _tagged_cells(Path(SUITE_DIR, what), str(target.get("tag") or "warm-up"))
     shell = _shell()
+    _look_beside(what)
     return lambda size: _run_cells(shell, [f"{name} = {size}"] if name else [], cells)
+
+
+def _look_beside(what: str) -> None:
+    """Find the modules beside a notebook or script first, as where students run it.
+
+    After torch and IPython are imported: as in a kernel, a ``code.py`` there is not taken for
+    Python's own.
+    """
+    sys.path.insert(0, str(Path(SUITE_DIR, what).parent))
 
 
 def _run_script(what: str, arguments: List[str]) -> None:

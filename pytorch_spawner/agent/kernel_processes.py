@@ -20,6 +20,7 @@ _ENVIRON_BYTES = 128 * 1024
 _CONNECTION_BYTES = 64 * 1024
 _PORTS = ("shell_port", "iopub_port", "stdin_port", "control_port", "hb_port")
 _CONNECTION_FILE = re.compile(r"kernel-([0-9A-Za-z-]{1,64})\.json$")
+_STANDBY = "pytorch_spawner_standby.kernel"
 # CUDA opens it in every process that computes; whoever only asks the driver (NVML) does not.
 _GPU_DEVICE = "/dev/nvidia-uvm"
 
@@ -46,6 +47,16 @@ class Process(NamedTuple):
         if len(words) > 1 and words[0].startswith("python") and not words[1].startswith("-"):
             return " ".join(words[:2])
         return " ".join(words) if "-m" in words[1:2] else (words[0] if words else "")
+
+    @property
+    def was_standby(self) -> bool:
+        """Whether it was started as a standby; it may be a kernel by now, or forked from one."""
+        return _STANDBY in self.words
+
+    @property
+    def was_kernel(self) -> bool:
+        """Whether it was started as a kernel or as a standby, or forked from one."""
+        return self.was_standby or any(map(_CONNECTION_FILE.search, self.words[1:]))
 
 
 def read_all(proc: str = PROC) -> Dict[int, Process]:

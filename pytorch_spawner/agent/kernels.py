@@ -31,7 +31,6 @@ _MOST_OTHERS = 20
 _MOST_PIDS = 200
 # What runs beside notebooks and holds less is not worth a line.
 _WORTH_MIB = 50
-_STANDBY = "pytorch_spawner_standby.kernel"
 
 
 def main(arguments: List[str], environ: Optional[Mapping[str, str]] = None) -> int:
@@ -66,7 +65,8 @@ def look(
         A kernel is ``{"id", "path", "name", "state", "idle_s", "pids", "memory_mib",
         "uses_gpu"}``; another is ``{"pid", "name", "kind", "path", "pids", "memory_mib",
         "uses_gpu"}`` with kind "terminal", "leftover" (of a notebook's kernel that is gone), "lab"
-        (the lab's own) or "other". What is not known is ``None``.
+        (the lab's own) or "other". What is not known is ``None``. The server's own children that
+        are kernels and yet in no row are left out: nobody knows of which notebook they are.
     """
     status, sessions = ask("GET", "api/sessions", environ)
     more, listed = ask("GET", "api/kernels", environ) if status == 200 else (status, None)
@@ -84,7 +84,7 @@ def look(
         tree = sorted(processes.tree(there, pid)) if pid in there else []
         taken.update(dict.fromkeys(tree, row["id"]))
         row.update(_holding(tree, proc))
-    others = _others(there, frozenset(taken), server, proc)
+    others = _others(there, frozenset(taken), server, proc, all_known=not trouble)
     for row in others:
         row["path"] = _below_home(row["path"], environ)
     gpu = _driver(there, proc) if with_gpu else None
@@ -210,9 +210,22 @@ def _holding(pids: List[int], proc: str) -> Dict[str, Any]:
 
 
 def _others(
-    there: Mapping[int, Process], taken: frozenset[int], server: Optional[int], proc: str
+    there: Mapping[int, Process],
+    taken: frozenset[int],
+    server: Optional[int],
+    proc: str,
+    *,
+    all_known: bool,
 ) -> List[Dict[str, Any]]:
-    """What is of no living kernel and worth a line, what holds most first."""
+    """What is of no living kernel and worth a line, what holds most first.
+
+    Args:
+        there: Every process.
+        taken: Those of the kernels that the server named.
+        server: Its process.
+        proc: Where procfs is.
+        all_known: Whether the server named all of its kernels.
+    """
     own = _ancestors(there, os.getpid())
     passed = {1, server}
     groups: Dict[int, List[int]] = {}
@@ -221,7 +234,14 @@ def _others(
             groups.setdefault(_root(there, process, passed), []).append(process.pid)
     rows = []
     for root, pids in groups.items():
-        row = {**_of_group(there, root, pids, proc), **_holding(pids, proc)}
+        first, holding = there[root], _holding(pids, proc)
+        if _is_living_kernel(first, server, proc):
+            # One that nobody has taken over yet has not computed anything.
+            if not (first.was_standby and all_known and holding["uses_gpu"] is False):
+                continue
+        elif server is None and any(there[pid].was_kernel for pid in pids):
+            continue
+        row = {**_of_group(there, root, pids, server, proc), **holding}
         if row["uses_gpu"] or (row["memory_mib"] or 0) >= _WORTH_MIB:
             rows.append(row)
     rows.sort(key=lambda row: -(row["memory_mib"] or 0))
@@ -241,12 +261,20 @@ def _root(there: Mapping[int, Process], process: Process, passed: Any) -> int:
     return process.pid
 
 
+def _is_living_kernel(process: Process, server: Optional[int], proc: str) -> bool:
+    """Whether a process is a kernel or standby of the server: what is left of one is orphaned."""
+    if server is None or process.parent != server:
+        return False
+    # Orphans go to the first process. Where the server is that, only the command line tells.
+    return process.was_kernel or (server != 1 and bool(processes.origin(process.pid, proc)))
+
+
 def _of_group(
-    there: Mapping[int, Process], root: int, pids: List[int], proc: str
+    there: Mapping[int, Process], root: int, pids: List[int], server: Optional[int], proc: str
 ) -> Dict[str, Any]:
     largest = max(pids, key=lambda pid: processes.memory_mib([pid], proc) or 0)
-    first, name, path = there.get(root, there[pids[0]]), there[largest].name, ""
-    if _STANDBY in first.words:
+    first, name, path = there[root], there[largest].name, ""
+    if first.was_standby and first.parent == server:
         kind, name = "lab", "A kernel kept ready"
     elif any(word.endswith("agent.pyz") for word in first.words[:4]):
         kind, name = "lab", "Checks and warm-up"
@@ -254,7 +282,7 @@ def _of_group(
         kind = "terminal"
     else:
         path = next(filter(None, (processes.origin(pid, proc) for pid in pids)), "")
-        kind = "leftover" if path else "other"
+        kind = "leftover" if path or first.was_standby else "other"
     return {"pid": largest, "name": name, "kind": kind, "path": path}
 
 

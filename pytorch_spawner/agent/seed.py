@@ -129,9 +129,20 @@ def _lock(fd: int) -> None:
 def _is_whole(target: Path, files: Dict[str, Tuple[int, str]]) -> bool:
     """Whether every file is there still: people empty caches, and leave hidden files behind.
 
-    What the driver removed it no longer wants (it bounds its cache by itself).
+    A host that crashed may leave files without content. Sizes are not compared: PyTorch writes
+    its profiles anew. What the driver removed it no longer wants (it bounds its cache by itself).
     """
-    return all(target.joinpath(path).is_file() for path in files if not _is_drivers(path))
+    sizes = ((path, size) for path, (size, _) in files.items() if not _is_drivers(path))
+    return all(_is_there(target / path, is_empty=not size) for path, size in sizes)
+
+
+def _is_there(path: Path, *, is_empty: bool) -> bool:
+    """Whether it is a file, and has content unless it was sealed without."""
+    try:
+        known = path.stat()
+    except OSError:
+        return False
+    return stat.S_ISREG(known.st_mode) and (is_empty or known.st_size > 0)
 
 
 def _is_drivers(path: str) -> bool:

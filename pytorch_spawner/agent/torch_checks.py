@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 from pytorch_spawner.agent import evidence, features
+from pytorch_spawner.agent import kernel_processes as processes
 from pytorch_spawner.agent.codes import TORCH_CODES, Outcome, done, outcome
 from pytorch_spawner.agent.config import Config, from_job
 from pytorch_spawner.agent.report import Send
@@ -208,13 +209,20 @@ def _memory_note(
             "warn", f"Your GPU has {there} MiB instead of the {promised} MiB it should have.",
             "", "Correct the inventory, or check the GPU.", **facts,
         )  # fmt: skip
-    if config.share == "whole" and used > max(4096, 0.15 * there):
+    is_full = config.share == "whole" and used > max(4096, 0.15 * there)
+    if is_full and not _is_used_here():
         return outcome(
             "warn", f"{used} MiB of your GPU's memory are in use before you started anything.",
             "Close notebooks that still run; else tell your admin.",
             "A process outside this server holds the GPU: see nvidia-smi on the host.", **facts,
         )  # fmt: skip
     return None
+
+
+def _is_used_here(proc: str = processes.PROC) -> bool:
+    """Whether another process of this container uses the GPU: somebody who began to compute."""
+    there = processes.read_all(proc)
+    return bool(processes.uses_gpu(there.keys() - processes.tree(there, os.getpid()), proc))
 
 
 def runs_on(capability: Sequence[int], built_for: Sequence[str]) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +150,71 @@ def test_a_file_that_is_no_profile_by_its_size_fails_the_build(
 )
 def test_code_runs_in_the_folder_where_a_students_kernel_will(folder, kind, what, place) -> None:
     assert build_runs.folder_of(folder, {"kind": kind, "what": what}) == place
+
+
+# Enough of PyTorch for a target that compiles nothing, and one that says that it did.
+TORCH = {
+    "torch/__init__.py": "__version__ = '2'\nfrom . import cuda, _dynamo",
+    "torch/cuda.py": "is_initialized = bool",
+    "torch/_dynamo/__init__.py": "",
+    "torch/_dynamo/utils.py": "import collections\n"
+    "counters = collections.defaultdict(collections.Counter)\n"
+    "compile_times = lambda *_, **__: ''",
+}
+SUITE = {
+    "helpers.py": "where = 'the suite'",
+    "week1/helpers.py": "where = 'week 1'",
+    "shared.py": "where = 'the suite'",
+    # IPython imports Python's own.
+    "week1/code.py": "raise RuntimeError",
+}
+SAYS = "import helpers, shared; print('imported', helpers.where, 'and', shared.where)"
+TARGET = """
+import json, sys
+from pytorch_spawner.agent import building
+building.SUITE_DIR = sys.argv[1]
+building.run_target(json.loads(sys.argv[2]), lambda kind, data: print(kind, json.dumps(data)))
+"""
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize(
+    ("kind", "what", "where"),
+    [
+        ("script", "week1/train.py", "week 1"),
+        ("script", "train.py", "the suite"),
+        ("notebook", "week1/lesson.ipynb", "week 1"),
+        ("function", "week1.made:say", "the suite"),
+    ],
+)
+def test_a_target_imports_the_modules_beside_it(kind, what, where, tmp_path: Path) -> None:
+    cell = {"cell_type": "code", "source": [SAYS], "metadata": {"tags": ["warm-up"]}}
+    files = {
+        **{f"suite/{name}": text for name, text in SUITE.items()},
+        "suite/train.py": SAYS,
+        "suite/week1/train.py": SAYS,
+        "suite/week1/lesson.ipynb": json.dumps({"cells": [cell]}),
+        "suite/week1/made.py": f"def say():\n    {SAYS}\n",
+        **TORCH,
+    }
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    home = tmp_path / "home"
+    home.mkdir()
+    job = {
+        "target": {**target(), "kind": kind, "what": what},
+        "sizes": [None],
+        "folder": "course/week1",
+    }
+    root = Path(__file__).parents[2]
+    given = {**os.environ, "HOME": str(home), "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
+    done = subprocess.run(
+        [sys.executable, "-c", TARGET, str(tmp_path / "suite"), json.dumps(job)],
+        env=given, cwd=home, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert f"imported {where} and the suite" in done.stdout, done.stdout + done.stderr
+    assert (home / "course/week1").is_dir()
 
 
 JOB = {"suite": {"name": "s", "targets": [target()], "deadline_s": 5}, "check": False}

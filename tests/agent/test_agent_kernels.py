@@ -296,6 +296,83 @@ def test_what_is_no_notebooks_is_named_with_where_it_came_from(
     }
 
 
+NOT_ASKED = "5b2f9c1e-7a63-4e51-9d1f-2f4a5be0c9d1"
+BIG: dict[str, Any] = {"pss_kib": 200 * 1024}
+ON_GPU: dict[str, Any] = {**BIG, "files": ("/dev/nvidia-uvm",)}
+
+
+def add_kernels_that_live_and_what_is_left_of_others(proc: Proc, server: int) -> None:
+    proc.add(12, server, "python3", "-f", f"/r/kernel-{CV}.json", **ON_GPU, environ=from_("cv"))
+    proc.add(13, 12, "sh", "-c", "python3 train.py", terminal=True)
+    proc.add(14, 13, "python3", "train.py", pss_kib=300 * 1024, terminal=True, environ=from_("cv"))
+    proc.add(20, server, "R", "--args", f"/r/kernel-{NOT_ASKED}.json", **BIG)
+    proc.add(30, server, "python3", "-m", "pytorch_spawner_standby.kernel", "14", **ON_GPU)
+    proc.add(50, server, "bash", terminal=True)
+    proc.add(51, 50, "python3", "serve.py", terminal=True, **BIG)
+    proc.add(60, 1, "python3", environ=from_("rnn"), **BIG)
+    proc.add(61, 1, "python3", "-m", "pytorch_spawner_standby.kernel", "14", **BIG)
+
+
+def from_(notebook: str) -> str:
+    return f"A=1\0JPY_SESSION_NAME=/home/ana/{notebook}.ipynb\0"
+
+
+def kinds(said: dict[str, Any]) -> dict[int, tuple[str, str]]:
+    return {one["pid"]: (one["kind"], one["path"]) for one in said["others"]}
+
+
+LEFT_AND_TERMINAL = {51: ("terminal", ""), 60: ("leftover", "rnn.ipynb"), 61: ("leftover", "")}
+
+
+def test_kernels_of_a_server_that_is_slow_are_not_called_left_over(
+    jupyter: Jupyter, proc: Proc
+) -> None:
+    jupyter.open("cv.ipynb", CV)
+    jupyter.status = 503
+    proc.add(1, 0, "tini")
+    proc.add(7, 1, "python3", "singleuser", files=(proc.listen(jupyter.port, 1),))
+    add_kernels_that_live_and_what_is_left_of_others(proc, server=7)
+    proc.add(40, 7, "python3", "-m", "pytorch_spawner_standby.kernel", "15", **BIG)
+    said = kernels.look(jupyter.environ(), proc=str(proc.root))
+    assert said["trouble"]
+    assert kinds(said) == LEFT_AND_TERMINAL
+
+
+def test_kernels_that_began_after_the_question_are_not_called_left_over(
+    jupyter: Jupyter, proc: Proc
+) -> None:
+    proc.add(1, 0, "tini")
+    proc.add(7, 1, "python3", "singleuser", files=(proc.listen(jupyter.port, 1),))
+    add_kernels_that_live_and_what_is_left_of_others(proc, server=7)
+    proc.add(40, 7, "python3", "-m", "pytorch_spawner_standby.kernel", "15", **BIG)
+    said = kernels.look(jupyter.environ(), proc=str(proc.root))
+    assert kinds(said) == {**LEFT_AND_TERMINAL, 40: ("lab", "")}
+
+
+def test_what_is_left_over_is_named_where_the_server_is_the_first_process(
+    jupyter: Jupyter, proc: Proc
+) -> None:
+    proc.add(1, 0, "python3", "singleuser", files=(proc.listen(jupyter.port, 1),))
+    add_kernels_that_live_and_what_is_left_of_others(proc, server=1)
+    said = kernels.look(jupyter.environ(), proc=str(proc.root))
+    assert kinds(said) == {
+        51: ("terminal", ""),
+        60: ("leftover", "rnn.ipynb"),
+        61: ("lab", ""),  # its parent does not tell it from a standby
+    }
+
+
+def test_where_the_server_is_not_found_no_kernel_below_it_is_called_left_over(
+    jupyter: Jupyter, proc: Proc
+) -> None:
+    proc.add(1, 0, "tini")
+    proc.add(7, 1, "python3", "singleuser")
+    proc.add(12, 7, "python3", "-f", f"/r/kernel-{CV}.json", environ=from_("cv"), **BIG)
+    proc.add(60, 1, "python3", environ=from_("rnn"), **BIG)
+    said = kernels.look(jupyter.environ(), proc=str(proc.root))
+    assert kinds(said) == {60: ("leftover", "rnn.ipynb")}
+
+
 def test_a_server_that_does_not_answer_is_trouble_and_not_no_notebooks(
     jupyter: Jupyter, proc: Proc
 ) -> None:

@@ -134,6 +134,24 @@ def test_what_somebody_removed_is_copied_again(sealed, private) -> None:
     assert content_of(private) == FILES
 
 
+def test_what_a_crash_of_the_host_left_without_content_is_copied_again(sealed, private) -> None:
+    root, told = sealed
+    seed.seed(root, private, "c1", told["digest"])
+    (private / "inductor/fxgraph/ab/key/graph").write_bytes(b"")
+    assert seed.seed(root, private, "c1", told["digest"]).files == len(FILES) - DRIVERS
+    assert content_of(private) == FILES
+
+
+def test_what_pytorch_wrote_anew_or_was_sealed_empty_is_not_copied_again(tmp_path, private) -> None:
+    root = tmp_path / "with an empty file"
+    write(root, {**FILES, "inductor/ab/__init__.py": b"", "inductor/dynamo/state.pkl": b"short"})
+    told = seed.seal(root, keep_cpu=True)
+    seed.seed(root, private, "c1", told["digest"])
+    (private / "inductor/dynamo/state.pkl").write_bytes(b"longer by now")
+    assert seed.seed(root, private, "c1", told["digest"]).files == 0
+    assert (private / "inductor/dynamo/state.pkl").read_bytes() == b"longer by now"
+
+
 def test_a_drivers_cache_of_ones_own_stays_as_it_is(sealed, private) -> None:
     root, told = sealed
     own = {"nv/index": b"my index", "nv/a/f/own": b"mine"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from types import SimpleNamespace as Thing
 from typing import Any
 
@@ -98,6 +100,30 @@ def test_what_is_said_of_the_gpu(made: Bench, level: str, words: str) -> None:
     found = torch_checks._gpu_name_memory(made)
     assert found.level == level
     assert words in found.sentence
+
+
+def add_process(proc: Path, pid: int, parent: int, *files: str) -> None:
+    (proc / str(pid) / "fd").mkdir(parents=True)
+    (proc / str(pid) / "stat").write_text(f"{pid} (python3) S {parent} {pid} {pid} 0 -1")
+    (proc / str(pid) / "cmdline").write_bytes(b"python3\0")
+    for number, target in enumerate(files):
+        (proc / str(pid) / "fd" / str(number)).symlink_to(target)
+
+
+def test_memory_of_the_students_own_processes_was_not_in_use_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = torch_checks._is_used_here
+    monkeypatch.setattr(torch_checks, "_is_used_here", lambda: used(str(tmp_path)))
+    made = bench(H100, "cuda:0", cuda=cuda(free_mib=40000))
+    me, child, kernel = os.getpid(), 2**22 + 1, 2**22 + 2
+    add_process(tmp_path, me, 1, "/dev/nvidia-uvm")
+    add_process(tmp_path, child, me, "/dev/nvidia-uvm")
+    add_process(tmp_path, kernel, 1, "/dev/null")
+    assert torch_checks._gpu_name_memory(made).level == "warn", "nobody but this very check"
+    (tmp_path / str(kernel) / "fd" / "1").symlink_to("/dev/nvidia-uvm")
+    found = torch_checks._gpu_name_memory(made)
+    assert (found.level, found.sentence) == ("ok", "NVIDIA H100 with 80 GiB.")
 
 
 def test_neighbours_on_a_shared_gpu_are_no_trouble() -> None:

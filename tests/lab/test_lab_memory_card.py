@@ -12,7 +12,7 @@ from typing import Any
 
 import lab_journals as journals
 import pytest_asyncio
-from lab_browser import MARKS, expect, new_page, open_page, shoot, tell
+from lab_browser import MARKS, expect, go_on, new_page, open_page, shoot, tell
 from lab_containers import IDLE, KERNEL, kernel, printed, put_containers
 from lab_fakes import ENTER, GPU, HUB, FakeLease, MemoryLedger
 from lab_pages import AXE
@@ -115,6 +115,20 @@ async def test_what_cannot_be_shut_down_is_said_in_the_question(lab, page):
     await question.get_by_role("button", name="Shut down", exact=True).click()
     await expect(question.get_by_role("alert")).to_contain_text("JupyterLab did not shut")
     await shoot(page, "memory-not-shut-down")
+    await question.get_by_role("button", name="Keep it").click()
+    await expect(question).to_have_count(0)
+
+
+async def test_the_question_stays_when_the_card_under_it_goes(lab, page):
+    start = tell(lab, journals.FINE, time.time() - 3600)
+    put_containers(lab).said["ana/"] = printed(CV)
+    await open_page(lab, page)
+    await card_of(page).get_by_role("button", name="Shut down cv-03.ipynb").click()
+    question = page.get_by_role("dialog", name="Shut down cv-03.ipynb?")
+    await expect(question).to_be_visible()
+    go_on(lab, start, [(0.0, "start", {"stage": "stopped"})])
+    await expect(card_of(page)).to_be_hidden()
+    await expect(question).to_be_visible()
     await question.get_by_role("button", name="Keep it").click()
     await expect(question).to_have_count(0)
 

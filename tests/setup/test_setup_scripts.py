@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,69 @@ def test_stopping_what_does_not_run_is_no_error(tmp_path: Path, free_lab: dict[s
     stopped = run(sys.executable, ROOT / "share/setup/lab", "stop", env=free_lab)
     assert stopped.returncode == 0
     assert "did not run" in stopped.stdout
+
+
+@pytest.fixture
+def bystander() -> Iterator[Callable[[str], subprocess.Popen[bytes]]]:
+    """Start a process that goes by a name and does nothing."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        idle = (sys.executable, "-c", "import time; time.sleep(60)")
+        started.append(subprocess.Popen([*idle, name]))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("name", ["somebody-elses", "/lab/bin/configurable-http-proxy"])
+def test_stopping_ends_the_proxy_and_nobody_else_who_has_its_number_now(
+    name: str, free_lab: dict[str, str], bystander: Callable[[str], subprocess.Popen[bytes]]
+) -> None:
+    process = bystander(name)
+    file = Path(free_lab["LAB_DIR"], "jupyterhub-proxy.pid")
+    file.parent.mkdir()
+    file.write_text(f"{process.pid}\n/lab/bin/configurable-http-proxy\n")
+    assert run(sys.executable, ROOT / "share/setup/lab", "stop", env=free_lab).returncode == 0
+    assert not file.exists()
+    if "proxy" in name:
+        assert process.wait(10) == -signal.SIGTERM
+    else:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+
+
+LOOKS_AT_THE_IMAGE = """
+import importlib.machinery, importlib.util, sys
+sys.dont_write_bytecode = True
+loader = importlib.machinery.SourceFileLoader("lab", sys.argv[1])
+lab = importlib.util.module_from_spec(importlib.util.spec_from_loader("lab", loader))
+loader.exec_module(lab)
+try:
+    print(lab.image())
+except lab.Trouble as trouble:
+    print("trouble:", trouble)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "docker", "says"),
+    [
+        ("pytorch-spawner/lab:cpu-ssh", "echo", "pytorch-spawner/lab:cpu-ssh is yours\n"),
+        ("my/lab:1", "exit 1", "my/lab:1 is yours\n"),
+        ("pytorch-spawner/lab:x", "exit 1", "trouble: there is no recipe x; there are: cpu cuda "),
+    ],
+)
+def test_an_image_that_has_no_recipe_is_ones_own_or_a_sentence(
+    name: str, docker: str, says: str, tmp_path: Path, free_lab: dict[str, str]
+) -> None:
+    shelf = without(tmp_path, also={"docker": f"#!/bin/sh\n{docker}\n"})["PATH"]
+    env = {**free_lab, "PATH": shelf, "LAB_IMAGE": name}
+    looked = run(sys.executable, "-c", LOOKS_AT_THE_IMAGE, ROOT / "share/setup/lab", env=env)
+    assert looked.stdout.startswith(says), looked.stderr
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ names = ("torch", "torch._inductor.compile_fx", "torch._functorch.aot_autograd",
 print(json.dumps([name in sys.modules for name in names]))
 """
 STATE = """
-import json, os, sys, torch, torch._dynamo
+import json, multiprocessing.process, os, sys, torch, torch._dynamo
 print(json.dumps({
     "environment": dict(os.environ),
     "path": sys.path,
@@ -34,6 +34,7 @@ print(json.dumps({
     "threads": torch.get_num_threads(),
     "grad": torch.is_grad_enabled(),
     "folder": torch._dynamo.config.debug_dir_root,
+    "where children look": multiprocessing.process.ORIGINAL_DIR,
     "counters": {k: dict(v) for k, v in torch._dynamo.utils.counters.items() if v},
     "frames": torch._dynamo.convert_frame.FRAME_COUNTER,
     "job": torch.compiler.config.job_id,

@@ -85,6 +85,27 @@ def test_tells_the_same(name: str, pair: dict[str, Kernel]) -> None:
     assert standby == ordinary
 
 
+# A worker that does not find the module ends, and the pool waits for ever: hence the deadline.
+IN_A_POOL = """
+import multiprocessing, helper_of_this_notebook as helper
+with multiprocessing.get_context("{}").Pool(1) as pool:
+    print(pool.map_async(helper.twice, [3]).get(15))
+"""
+
+
+def test_child_processes_import_the_modules_beside_the_notebook(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "helper_of_this_notebook.py").write_text("def twice(x):\n    return 2 * x\n")
+    # torch would import it.
+    monkeypatch.setenv("PYTORCH_SPAWNER_STANDBY_IMPORTS", "multiprocessing.pool")
+    with site() as lab:
+        kernel = lab.start(cwd=str(folder))
+        assert kernel.was_standby
+        for method in ("spawn", "forkserver"):
+            assert kernel.run(IN_A_POOL.format(method)) == "[6]", method
+
+
 def test_random_numbers_are_not_shared(lab: Site) -> None:
     ask = "[__import__('random').random(), __import__('numpy').random.rand()]"
     first, second = lab.start(), lab.start()

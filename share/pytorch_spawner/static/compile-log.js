@@ -16,10 +16,12 @@ export function compileLog() {
   const button = h("button", { type: "button", class: "btn btn-outline-contrast btn-sm", "aria-expanded": "false" }, "Compile log");
   const copy = h("button", { type: "button", class: "btn btn-outline-contrast btn-sm" }, "Copy log");
   const said = h("span", { class: "lab-quiet lab-small", role: "status" });
+  // Beside the body: what is drawn anew every second would take the box away.
+  const box = h("div", { class: "card-body", hidden: true });
   const body = h("div", { class: "card-body" });
   const head = h("div", { class: "card-header" }, h("h2", { class: "h6 mb-0", tabindex: "-1" }, "Compile log"), h("span", {}, said, " ", copy));
-  const node = h("section", { class: "card lab-card lab-compile-log", "aria-label": "Compile log", hidden: true }, head, body);
-  const log = { button, node, state: null, body };
+  const node = h("section", { class: "card lab-card lab-compile-log", "aria-label": "Compile log", hidden: true }, head, box, body);
+  const log = { button, node, state: null, box };
   log.draw = (state) => {
     log.state = state;
     button.hidden = node.hidden && isBare(state) && (isQueueing(state) || Boolean(state.end));
@@ -29,6 +31,7 @@ export function compileLog() {
     node.hidden = !node.hidden;
     button.setAttribute("aria-expanded", String(!node.hidden));
     said.textContent = "";
+    fill(box);
     if (node.hidden) return;
     log.draw(log.state);
     head.querySelector("h2").focus();
@@ -37,16 +40,22 @@ export function compileLog() {
   return log;
 }
 
-async function copyText({ state, body }, said) {
+function fill(box, ...nodes) {
+  box.replaceChildren(...nodes);
+  box.hidden = !nodes.length;
+}
+
+async function copyText({ state, box }, said) {
   const text = asText(state);
   try {
     await navigator.clipboard.writeText(text);
+    fill(box);
     said.textContent = "Copied.";
   } catch {
     // Browsers give the clipboard to https and localhost only.
     const area = h("textarea", { class: "form-control lab-report", rows: "12", readonly: true, "aria-label": "Compile log as text" });
     area.value = text;
-    body.prepend(area);
+    fill(box, area);
     area.focus();
     area.select();
     said.textContent = "Press Ctrl+C to copy.";

@@ -174,7 +174,8 @@ function ask(card, one) {
   no.addEventListener("click", () => dialog.close());
   yes.addEventListener("click", () => shutDown(card, one, { dialog, problem, yes, no }));
   dialog.addEventListener("close", () => dialog.remove());
-  card.node.append(dialog);
+  // Not into the card, which may be hidden or moved while the question is open.
+  document.body.append(dialog);
   dialog.showModal();
   no.focus();
 }

@@ -92,6 +92,7 @@ def become(order: Mapping[str, Any], given: Mapping[str, str]) -> None:
     if not getattr(sys.flags, "safe_path", False):
         sys.path.insert(0, str(Path.cwd()))
     _move_debug_folder(before)
+    _move_origin()
 
 
 def _set_since(given: Mapping[str, str]) -> dict[str, str]:
@@ -103,6 +104,14 @@ def _move_debug_folder(before: Path) -> None:
     config: Any = sys.modules.get("torch._dynamo.config")
     if getattr(config, "debug_dir_root", None) == str(before / "torch_compile_debug"):
         config.debug_dir_root = str(Path.cwd() / "torch_compile_debug")
+
+
+def _move_origin() -> None:
+    # multiprocessing notes the working directory at import, and a spawned child (loky's as well)
+    # looks there for the notebook's own modules, in the place of the '' of sys.path.
+    process: Any = sys.modules.get("multiprocessing.process")
+    if process is not None:
+        process.ORIGINAL_DIR = str(Path.cwd())
 
 
 def _send(channel: socket.socket, message: Mapping[str, Any]) -> None:

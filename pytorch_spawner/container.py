@@ -106,11 +106,14 @@ class ContainerSpawner(LabTraits):
         extra_create = await self._resolved(self.extra_create_kwargs)
         extra_host = await self._resolved(self.extra_host_config)
         create, host = plan.merge(self._plan, extra_create, extra_host)
+        site = dict(self.volumes)
         ours = {place: dict(mount) for place, mount in self._plan.volumes.items()}
         home = _bound_home(self._plan)
         if home:
             # No bind: for that the engine makes a directory that is gone anew, as root's.
             target = ours.pop(home)["bind"]
+            # Nor where the site names it, too.
+            site = {k: v for k, v in site.items() if self.format_volume_name(k, self) != home}
             host["mounts"] = [
                 *(host.get("mounts") or self.mount_binds),
                 {"Type": "bind", "Source": home, "Target": target, "ReadOnly": False},
@@ -118,7 +121,7 @@ class ContainerSpawner(LabTraits):
         settings = {
             "extra_create_kwargs": escaped(create),
             "extra_host_config": escaped(host),
-            "volumes": {**self.volumes, **escaped(ours)},
+            "volumes": {**site, **escaped(ours)},
         }
         kept = {name: getattr(self, name) for name in settings}
         for name, value in settings.items():

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from pytorch_spawner.adapters import engine
@@ -30,6 +30,7 @@ from pytorch_spawner.ledger.store import Lease, QueueState, Start
 from pytorch_spawner.queue_pass import (
     all_held,
     error_of,
+    keeping_places,
     lay_out,
     plan_seats,
     seats_now,
@@ -323,9 +324,7 @@ class Dispatcher:
                 state.tickets,
                 {one for one, waiter in dict(self._waiters).items() if waiter.on_busy != "queue"},
             )
-            # What somebody may have alone is known once they are back: their place waits for that.
-            refused = tuple(one for one in decided.refuse if not one.ticket.is_away)
-            return replace(decided, refuse=refused)
+            return keeping_places(decided)
 
         decisions, leases = await lab.call(lambda ledger: ledger.decide(lab.hub, decide))
         self._tell(joined, decisions, leases)

@@ -49,6 +49,21 @@ def plan_seats(ledger: Ledger, hub: str, policy: Policy | None = None) -> tuple[
     return tuple(planned)
 
 
+def keeping_places(decided: Decisions) -> Decisions:
+    """The same, where nobody is refused who is away: they wait as the last of all.
+
+    After a hub's restart, what a person may have alone is known once they are back.
+    """
+    refused = tuple(one for one in decided.refuse if not one.ticket.is_away)
+    last = len(decided.wait) + 1
+    kept = tuple(
+        Wait(one.ticket, last, last, trouble=one.message)
+        for one in decided.refuse
+        if one.ticket.is_away
+    )
+    return replace(decided, refuse=refused, wait=(*decided.wait, *kept))
+
+
 def seats_now(planned: Sequence[Seats], state: QueueState) -> tuple[Seats, ...]:
     """What is still to be kept for classes as of a decision."""
     if not planned:

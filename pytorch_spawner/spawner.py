@@ -506,6 +506,8 @@ async def _form_of(spawner: PyTorchSpawner) -> str:
         handler=spawner.handler,
         user_options=spawner.user_options,
     )
+    # In the hub's order: the page has run the hook for the user's own.
+    await beside.run_auth_state_hook(await spawner.user.get_auth_state())
     await beside.apply_group_overrides()
     return await render_form(beside)
 

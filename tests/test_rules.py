@@ -90,7 +90,18 @@ def spawner_of(name: str, *groups: str, of: Config, given: dict[str, Any] | None
         SimpleNamespace(name=one, properties={GROUP_PROPERTY: given} if given else {})
         for one in groups
     ]
-    user = SimpleNamespace(name=name, escaped_name=name, groups=said, admin=False, url="/")
+
+    async def get_auth_state() -> dict[str, int]:
+        return {"gpus": 2}
+
+    user = SimpleNamespace(
+        name=name,
+        escaped_name=name,
+        groups=said,
+        admin=False,
+        url="/",
+        get_auth_state=get_auth_state,
+    )
     return Spawner(config=of, user=user, orm_spawner=SimpleNamespace(name="", server=None))
 
 
@@ -198,7 +209,10 @@ async def test_a_place_for_four_is_kept_until_its_owner_is_back(
     ledger.join(begin(lab, rita, 4))
     await acquire(lab, sam, 1)
     await asyncio.sleep(0.5)
-    assert waits(lab, "rita")
+    (told,) = ledger.queue(HUB)
+    assert told.ticket.username == "rita"
+    assert (told.place, told.of) == (1, 1)
+    assert "it gives 1 GPU, not 4" in told.reason
 
 
 async def test_the_form_offers_what_the_start_may_ask_for(lab: FakeLab) -> None:
@@ -210,6 +224,16 @@ async def test_the_form_offers_what_the_start_may_ask_for(lab: FakeLab) -> None:
         assert 'value="5"' not in page
     assert rita.max_gpus == 1
     assert 'value="2"' not in await sam.get_options_form()
+
+
+async def test_the_form_knows_what_a_hook_made_of_the_login(lab: FakeLab) -> None:
+    def hook(spawner: Spawner, auth_state: dict[str, int]) -> None:
+        spawner.max_gpus = auth_state["gpus"]
+
+    of = config(max_gpus=4)
+    of.Spawner.auth_state_hook = hook
+    sam = spawner_of("sam", of=of)
+    assert '<option value="2">2</option>' in await sam.get_options_form()
 
 
 def test_a_grant_may_be_another_one_for_one_person() -> None:

@@ -21,6 +21,7 @@ LOCAL_S: Final = 120.0
 MAX_PACKS: Final = 20
 # Names the hub whose mirror a folder is.
 _OWNER: Final = "hub-id"
+_NEW_OWNER: Final = f"{_OWNER}.new"
 # What a run that was killed may leave, below the repository and beside it.
 _LEFT: Final = (
     *("*.lock", "refs/**/*.lock", "objects/pack/tmp_*", "objects/pack/.tmp-*"),
@@ -35,6 +36,12 @@ def owner_of(folder: Path) -> str:
         return (folder / _OWNER).read_text().strip()
     except (OSError, UnicodeDecodeError):
         return ""
+
+
+def _is_left(path: Path) -> bool:
+    """Whether a run that was killed before there was a repository may have left it."""
+    names = ("lock", _OWNER, _NEW_OWNER)
+    return path.name in names or any(map(path.match, _LEFT_BESIDE))
 
 
 class Store:
@@ -82,8 +89,10 @@ class Store:
             return
         if known:
             holds = f"a course of another hub, {known}"
-        elif self.git_dir.exists() or not any(self.folder.iterdir()):
-            (self.folder / _OWNER).write_text(self.owner)
+        elif self.git_dir.exists() or all(map(_is_left, self.folder.iterdir())):
+            new = self.folder / _NEW_OWNER
+            new.write_text(self.owner)
+            new.replace(self.folder / _OWNER)
             return
         else:
             holds = "something else"

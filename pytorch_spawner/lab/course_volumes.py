@@ -85,13 +85,15 @@ class CourseVolumes:
 
         A course whose manifest cannot be read owns what it has: it is mended one day.
         """
+        # In this order: what is removed from now on is looked at the next time.
+        removed = await asyncio.to_thread(self._ledger.removed_courses, self._hub)
         names = await asyncio.to_thread(self._ledger.course_names, self._hub)
         owned = {volume for name in names for volume in courses.volumes_of(self._hub, name)}
-        in_use = set()
+        left = set()
         for volume in there:
-            is_gone = volume in owned or await self._with_engine(warm_engine.remove_volume, volume)
-            if not is_gone:
-                in_use.add(volume)
+            is_owned = volume in owned
+            if is_owned or not await self._with_engine(warm_engine.remove_volume, volume):
+                left.add(volume)
         for gone in await asyncio.to_thread(self._mirrors):
             if gone not in names and not is_busy(gone):
                 self._told.pop(gone, None)
@@ -99,8 +101,8 @@ class CourseVolumes:
                     await asyncio.to_thread(self.mirror(gone).remove)
                 except (SourceUnusable, OSError) as error:  # busy, or a sick disk: the next look
                     log.info("the mirror of the removed course %s stays: %s", gone, error)
-        for name in await asyncio.to_thread(self._ledger.removed_courses, self._hub):
-            if in_use.isdisjoint(courses.volumes_of(self._hub, name)) and not is_busy(name):
+        for name in removed:
+            if left.isdisjoint(courses.volumes_of(self._hub, name)) and not is_busy(name):
                 await asyncio.to_thread(self._ledger.release_name, self._hub, name)
 
     async def _bring(self, course: Course, *, is_there: bool) -> None:

@@ -171,7 +171,6 @@ class Preloader:
             if not course.served:
                 # The first one: nobody has anything yet that it could take by surprise. Before the
                 # warm cache, without which a course works as well.
-                await self._end_if_stopped(course)
                 await self._publish(course, fetched.commit, served.served)
             await self._warm(course, mirror, smoked, progress)
         except GivenUp as error:
@@ -259,13 +258,16 @@ class Preloader:
 
         Raises:
             SourceUnusable: The publication is not here any more.
+            StepFailed: Somebody stopped it.
         """
         await asyncio.to_thread(self._volumes.mirror(course.name).bundle_of, served)
-        await self._call(
+        is_done = await self._call(
             lambda ledger: ledger.publish_course(
                 self._hub, course.name, (commit, served), course.task_by, course.asked_at
             )
         )
+        if not is_done:
+            raise StepFailed("Somebody stopped it.")
         log.info("published %s of the course %s", commit[:8], course.name)
         await self._volumes.bring_all(self._tasks.__contains__)
 
@@ -278,14 +280,11 @@ class Preloader:
             StepFailed: Somebody stopped it.
             GivenUp: Its class begins soon.
         """
-        await self._end_if_stopped(course)
+        if await asyncio.to_thread(self._is_stopped, course):
+            raise StepFailed("Somebody stopped it.")
         end = self._ends.get(course.name)
         if end is not None and self._ledger.now() >= end.at:
             raise GivenUp(end.sentence)
-
-    async def _end_if_stopped(self, course: Course) -> None:
-        if await asyncio.to_thread(self._is_stopped, course):
-            raise StepFailed("Somebody stopped it.")
 
     async def _call(self, function: Callable[[Ledger], Any]) -> Any:
         return await asyncio.to_thread(function, self._ledger)

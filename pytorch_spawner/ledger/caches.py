@@ -383,6 +383,26 @@ class Caches(Log):
             self._put_down(session, row, by, before, None)
             return was
 
+    def _give_up_caches_of(self, session: Session, hub: str, scope: str, by: str) -> None:
+        """Give up all caches of a course that is removed: another of its name must not get them.
+
+        As with ``remove_cache``, volumes stay in the rows until the service has removed them.
+        """
+        for row in session.scalars(_rows(hub).where(CacheRow.scope == scope)).all():
+            said = _storable(f"{by[:255]} removed the course {scope}.")
+            stopped = {"is": "stopped", **_about(row)}
+            if row.state in UNDER_WAY:
+                row.stop_asked, row.message = True, "Asked to stop."
+                self._put_down(session, row, by, None, stopped)
+            elif row.state == "queued":
+                row.state, row.message = "failed", said
+                row.ended_at = self._moment(session, hub)
+                self._put_down(session, row, by, None, stopped)
+            elif row.state == "published":
+                before = {"is": row.state, **_about(row)}
+                row.state, row.message = "expired", said
+                self._put_down(session, row, by, before, None)
+
     def _put_down(
         self,
         session: Session,
@@ -397,27 +417,6 @@ class Caches(Log):
         return self._note(
             session, row.hub, by, "cache", row.id, before, after, undoes=undoes, is_decision=False
         )
-
-
-def give_up_caches_of(session: Session, hub: str, scope: str, why: str) -> None:
-    """Give up all caches of a course that is removed: another one of its name must not get them.
-
-    As with ``Caches.remove_cache``, volumes stay in the rows until the service has removed them.
-
-    Args:
-        session: Of the transaction that removes the course.
-        hub: Id of the hub.
-        scope: Name of the course.
-        why: A sentence.
-    """
-    for row in session.scalars(_rows(hub).where(CacheRow.scope == scope)):
-        if row.state in UNDER_WAY:
-            row.stop_asked, row.message = True, "Asked to stop."
-        elif row.state == "queued":
-            row.state, row.message = "failed", _storable(why)
-            row.ended_at = row.asked_at
-        elif row.state == "published":
-            row.state, row.message = "expired", _storable(why)
 
 
 def _rows(hub: str) -> Any:

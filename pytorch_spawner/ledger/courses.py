@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from pytorch_spawner.core.course_manifest import Manifest
 from pytorch_spawner.core.courses import Course, Step
 from pytorch_spawner.errors import BadRequest
-from pytorch_spawner.ledger.caches import give_up_caches_of
+from pytorch_spawner.ledger.caches import Caches
 from pytorch_spawner.ledger.course_copies import VERSION, CourseCopies, storable, title_of
 from pytorch_spawner.ledger.models import (
     CourseOrderRow,
@@ -34,7 +34,7 @@ _PLAIN: Final = (
 )  # fmt: skip
 
 
-class Courses(CourseCopies):
+class Courses(Caches, CourseCopies):
     """The part of the ledger about courses."""
 
     # -- manifests --------------------------------------------------------------------------
@@ -131,7 +131,7 @@ class Courses(CourseCopies):
                 check(was)
             for table in (CourseStudentRow, CourseOrderRow):
                 session.execute(delete(table).where(table.hub == hub, table.course == name))
-            give_up_caches_of(session, hub, name, f"{by[:255]} removed the course {name}.")
+            self._give_up_caches_of(session, hub, name, by)
             session.merge(
                 RemovedCourseRow(
                     hub=hub,
@@ -362,11 +362,12 @@ class Courses(CourseCopies):
             asked_at: When the task was asked for; None: whichever there is.
 
         Returns:
-            The course's serial; 0 where there is no such course, or the task is another's.
+            The course's serial; 0 where there is no such course, the task is another's, or somebody
+            asked for its end.
         """
         with self._transaction() as session:
             row = session.get(CourseRow, (hub, name))
-            if row is None or not _is_of(row, asked_at):
+            if row is None or row.stop_asked or not _is_of(row, asked_at):
                 return 0
             before = {"is": "published", "commit": row.commit, "title": title_of(row)}
             row.commit, row.served = candidate

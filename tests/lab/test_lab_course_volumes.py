@@ -101,6 +101,22 @@ async def test_the_name_stays_held_while_a_server_has_the_files_or_a_task_ends(
     assert ledger.removed_courses(HUB) == frozenset()
 
 
+async def test_what_is_removed_while_it_is_swept_is_held_until_the_next_time(
+    volumes: CourseVolumes, ledger: Ledger, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine.mounted = {volumes_of(HUB, "cv")[0]}
+    engine.volumes.add(volumes_of(HUB, "gone")[0])
+
+    def remove(_client: Any, volume: str) -> bool:
+        ledger.remove_course(HUB, "cv", "bo")
+        return engine.remove(_client, volume)
+
+    monkeypatch.setattr(warm_engine, "remove_volume", remove)
+    await sweep(volumes)
+    await sweep(volumes)
+    assert ledger.removed_courses(HUB) == {"cv"}
+
+
 async def test_a_course_whose_manifest_cannot_be_read_keeps_what_it_has(
     volumes: CourseVolumes, ledger: Ledger, engine: Engine, mirrors: Path
 ) -> None:
@@ -139,6 +155,15 @@ def test_a_course_never_takes_a_directory_that_is_something_else(mirrors: Path, 
         Mirror(mirrors / name, owner=HUB).adopt(mirrors / "no.bundle")
     assert error.value.cause == "not-ours"
     assert sorted((mirrors / name).rglob("*")) == before
+
+
+@pytest.mark.parametrize("left", ["hub-id", "hub-id.new", "lock", "index-x1", "bundle-x1"])
+def test_what_a_killed_run_left_is_no_other_things_directory(mirrors: Path, left: str) -> None:
+    (mirrors / "cv").mkdir(parents=True)
+    (mirrors / "cv" / left).touch()
+    with Mirror(mirrors / "cv", owner=HUB)._store.alone():
+        pass
+    assert (mirrors / "cv" / "hub-id").read_text() == HUB
 
 
 def test_a_mirror_of_an_earlier_version_becomes_this_hubs(mirrors: Path) -> None:

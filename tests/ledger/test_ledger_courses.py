@@ -305,6 +305,14 @@ def test_an_old_task_of_a_removed_course_changes_nothing_of_its_successor(ledger
     assert ledger.course(HUB, "cv").task == ""
 
 
+def test_what_is_asked_to_end_publishes_nothing(ledger, course):
+    ledger.ask_course(HUB, "cv", "preload", "bo")
+    task = ledger.next_course_task(HUB)
+    ledger.stop_course(HUB, "cv", "bo")
+    assert ledger.publish_course(HUB, "cv", (SHA, SERVED), "bo", task.asked_at) == 0
+    assert ledger.course(HUB, "cv").served == ""
+
+
 def test_a_change_while_a_preload_runs_is_newer_than_what_it_tried(ledger, course):
     ledger.ask_course(HUB, "cv", "preload", "bo")
     assert ledger.next_course_task(HUB).tried_at > course.changed_at
@@ -339,3 +347,7 @@ def test_a_removed_courses_warm_caches_are_given_to_nobody(ledger, course):
     assert (gone.state, gone.message) == ("expired", "bo removed the course cv.")
     assert gone.volume, "the service removes it once no server has it mounted"
     assert ledger.is_cache_stopped(made["cv", "building"])
+    lines = said(ledger)
+    assert f"Removed the warm cache s ({gone.id}) for the course cv." in lines
+    stopped = made["cv", "building"]
+    assert f"Stopped the build of the warm cache s ({stopped}) for the course cv." in lines

@@ -206,6 +206,8 @@ def test_a_home_that_is_gone_is_missed_and_never_made_up(
     traits = {
         "PyTorchSpawner.home_root": str(root),
         "PyTorchSpawner.extra_host_config": {"mounts": [also]},
+        # As before an upgrade: the same directory twice is one mount.
+        "PyTorchSpawner.volumes": {f"{root}/{{username}}": "/home/lab"},
     }
     with running_lab(tmp_path_factory.mktemp("lab"), traits=traits) as lab:
         lab.start_server("ana", {"gpus": 0})

@@ -236,18 +236,15 @@ class WarmingSpawner(GatedSpawner):
         return str(found["Id"])
 
     def cache_place(self, warm: Warm) -> home_engine.Place:
-        """The private compile cache: one of each user, and one more for each course of theirs.
-
-        Of their own, so that what one course compiled is never read in another.
-        """
+        """The private compile cache; a build's is what it makes."""
         if self._build is not None:
             volumes = warmcache.volumes_of(self.lab.hub, self._build.id)
             is_check = self._build.state == "checking"
             return home_engine.Place(volume=volumes.check if is_check else volumes.cache)
-        name = f"{self.hub_id}-cache-{identity.slug(self.user.name)}"
         scope = warm.cache.scope if warm.cache else ""
-        # Two hyphens stand in no slug, so no user's name makes another's volume.
-        return home_engine.Place(volume=f"{name}--{identity.slug(scope)}" if scope else name)
+        owner = identity.slug(self.user.name)
+        volume = warmcache.private_volume(self.hub_id, owner, identity.slug(scope) if scope else "")
+        return home_engine.Place(volume=volume)
 
     def home_place(self) -> home_engine.Place:
         """The home; a build gets an empty one of its own, for a suite's code may write there."""

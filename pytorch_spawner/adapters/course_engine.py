@@ -20,6 +20,7 @@ from docker.errors import NotFound
 from pytorch_spawner.adapters.engine import read_file, remove, translated
 from pytorch_spawner.core.courses import BUNDLE, NOTICE
 from pytorch_spawner.core.plan import LABEL
+from pytorch_spawner.core.warmcache import is_private_of
 from pytorch_spawner.errors import EngineRefused
 
 _EMPTY: Final = "pytorch-spawner/empty"
@@ -142,6 +143,13 @@ def course_volumes(client: Any, hub: str) -> tuple[str, ...]:
     with translated():
         found = client.volumes(filters={"label": f"{LABEL}hub={hub}-helper"}).get("Volumes") or ()
     return tuple(one["Name"] for one in found if one["Name"].startswith(f"{hub}-course-"))
+
+
+def private_caches(client: Any, hub: str, course: str) -> tuple[str, ...]:
+    """The volumes in which people's servers of a course keep what they compile."""
+    with translated():
+        found = client.volumes().get("Volumes") or ()
+    return tuple(one["Name"] for one in found if is_private_of(hub, course, one["Name"]))
 
 
 def _add_bundle(tar: tarfile.TarFile, bundle: Path, name: str) -> None:

@@ -194,6 +194,27 @@ def is_volume_of(hub: str, name: str) -> bool:
     )
 
 
+def private_volume(hub: str, owner: str, scope: str = "") -> str:
+    """The volume of a person's private compile cache: one, and one more for each course of theirs.
+
+    Of their own, so that what one course compiled is never read in another. Two hyphens stand in
+    no slug, so no user's name makes another's volume.
+
+    Args:
+        hub: Id of the hub.
+        owner: The user's slug.
+        scope: Slug of the course; "" for none.
+    """
+    name = f"{hub}-cache-{owner}"
+    return f"{name}--{scope}" if scope else name
+
+
+def is_private_of(hub: str, scope: str, name: str) -> bool:
+    """Whether a volume is somebody's private compile cache for a course, by its name."""
+    owner = r"[a-z](-?[a-z0-9])*"
+    return re.fullmatch(rf"{re.escape(hub)}-cache-{owner}--{re.escape(scope)}", name) is not None
+
+
 def environment_of(cache_id: str, imports: Iterable[str] = ()) -> dict[str, str]:
     """Variables of every container that fills or uses a cache; they must be the same in all.
 

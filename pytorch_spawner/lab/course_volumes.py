@@ -101,9 +101,15 @@ class CourseVolumes:
                     await asyncio.to_thread(self.mirror(gone).remove)
                 except (SourceUnusable, OSError) as error:  # busy, or a sick disk: the next look
                     log.info("the mirror of the removed course %s stays: %s", gone, error)
-        for name in removed:
+        for name in removed - names:
             if left.isdisjoint(courses.volumes_of(self._hub, name)) and not is_busy(name):
-                await asyncio.to_thread(self._ledger.release_name, self._hub, name)
+                await self._release(name)
+
+    async def _release(self, name: str) -> None:
+        """Let anybody have the name; what its warm caches left with people is not loaded again."""
+        for volume in await self._with_engine(course_engine.private_caches, self._hub, name):
+            await self._with_engine(warm_engine.remove_volume, volume)
+        await asyncio.to_thread(self._ledger.release_name, self._hub, name)
 
     async def _bring(self, course: Course, *, is_there: bool) -> None:
         volume, wanted = self._volume_of(course.name), (course.served, course.serial)

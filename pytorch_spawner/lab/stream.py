@@ -197,8 +197,6 @@ class Events(AgentHandler):
             report = parse_report(self.request.body)
             if len(report.events) > 1:
                 self._take(self.lab.reports, server, len(report.events) - 1)
-            # Of all of the person's servers: a start is over as soon as its owner wants another.
-            self._take(self.lab.report_bytes, username, report.stored_bytes)
             seqs = await self._append(username, servername, report)
         except LabError as error:
             self.lab.metrics.refused.labels(error.code).inc()
@@ -232,6 +230,8 @@ class Events(AgentHandler):
         has_said_all = length.seq > MAX_EVENTS_A_START - HUB_EVENTS
         if has_said_all or length.reported_bytes + size > MAX_REPORTED_BYTES:
             raise ApiError(409, "journal-full", "This start has reported all it may.")
+        # Of all of the person's servers: a start is over as soon as its owner wants another.
+        self._take(self.lab.report_bytes, username, size)
         # Before it is written: reports that come at once count each other.
         length.reported_bytes += size
         try:

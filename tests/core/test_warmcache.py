@@ -18,7 +18,9 @@ from pytorch_spawner.core.warmcache import (
     choose,
     currents,
     is_offered,
+    is_private_of,
     key_of,
+    private_volume,
     to_expire,
     volumes_of,
     why_none,
@@ -293,3 +295,20 @@ def test_where_it_is_for(one, says):
 
 def test_sizes_have_one_decimal():
     assert [words.megabytes(size) for size in (0, 1, 12_345_678)] == ["", "0.0 MB", "12.3 MB"]
+
+
+@pytest.mark.parametrize(
+    ("volume", "is_its"),
+    [
+        (private_volume("lab", "ana", "cv"), True),
+        (private_volume("lab", "u-zoe-0123456789abcdef", "cv"), True),
+        (private_volume("lab", "ana"), False),
+        (private_volume("lab", "ana", "cv-2"), False),
+        (private_volume("lab", "cv"), False),
+        (private_volume("lab-2", "ana", "cv"), False),
+        ("lab-home-ana--cv", False),
+        ("lab-cache-ana--cv--cache", False),
+    ],
+)
+def test_a_courses_private_caches_are_known_by_their_names(volume: str, is_its: bool) -> None:
+    assert is_private_of("lab", "cv", volume) == is_its

@@ -12,6 +12,7 @@ from pytorch_spawner.adapters import course_engine, warm_engine
 from pytorch_spawner.adapters.git_source import Mirror
 from pytorch_spawner.core.course_text import parse_manifest
 from pytorch_spawner.core.courses import volumes_of
+from pytorch_spawner.core.warmcache import is_private_of, private_volume
 from pytorch_spawner.errors import BadRequest, SourceUnusable
 from pytorch_spawner.lab.course_volumes import CourseVolumes
 from pytorch_spawner.lab.settings import LabSettings
@@ -32,12 +33,14 @@ class Engine:
 
     def __init__(self) -> None:
         self.volumes = {*volumes_of(HUB, "cv")}
+        self.private: set[str] = set()
         self.mounted: set[str] = set()
 
     def remove(self, _client: Any, volume: str) -> bool:
         if volume in self.mounted:
             return False
         self.volumes.discard(volume)
+        self.private.discard(volume)
         return True
 
 
@@ -45,6 +48,11 @@ class Engine:
 def engine(monkeypatch: pytest.MonkeyPatch) -> Engine:
     fake = Engine()
     monkeypatch.setattr(course_engine, "course_volumes", lambda *_: sorted(fake.volumes))
+    monkeypatch.setattr(
+        course_engine,
+        "private_caches",
+        lambda _, hub, course: [one for one in fake.private if is_private_of(hub, course, one)],
+    )
     monkeypatch.setattr(warm_engine, "remove_volume", fake.remove)
     monkeypatch.setattr(CourseVolumes, "_engine", lambda _: None)
     return fake
@@ -79,9 +87,12 @@ async def sweep(volumes: CourseVolumes, *busy: str) -> None:
 async def test_what_a_removed_course_had_goes_and_its_name_is_free(
     volumes: CourseVolumes, ledger: Ledger, engine: Engine, mirrors: Path
 ) -> None:
+    others = {private_volume(HUB, "ana"), private_volume(HUB, "ana", "nlp")}
+    engine.private = {*others, private_volume(HUB, "ana", "cv"), private_volume(HUB, "bo", "cv")}
     ledger.remove_course(HUB, "cv", "bo")
     await sweep(volumes)
     assert (engine.volumes, list(mirrors.iterdir())) == (set(), [])
+    assert engine.private == others
     assert ledger.removed_courses(HUB) == frozenset()
 
 

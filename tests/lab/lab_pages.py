@@ -140,19 +140,30 @@ async def picture(page: Any, name: str, *, is_whole: bool = True) -> None:
 _AXE_IS_DONE = "axe-core is done"
 
 
-async def faults_of(page: Any) -> list[str]:
-    """What axe-core finds serious or critical, by WCAG 2.2 A and AA and best practice."""
+async def violations_of(page: Any, where: str = "document") -> list[dict[str, Any]]:
+    """What axe-core finds, by WCAG 2.2 A and AA and best practice.
+
+    Args:
+        page: Which.
+        where: What of it, as JavaScript.
+    """
     before = len(page.troubles)
     # Not as a script of the page: its policy forbids that, and shall go on doing so.
     await page.evaluate(f"{AXE.read_text()};0")
-    found = await page.evaluate(
-        "axe.run(document, {resultTypes: ['violations']}).then((all) => all.violations)"
+    found: list[dict[str, Any]] = await page.evaluate(
+        f"axe.run({where}, {{resultTypes: ['violations']}}).then((all) => all.violations)"
     )
     # It tries styles of its own, which the policy refuses; what the page did itself was before. The
     # console tells of that in its own time, but in order.
     async with page.expect_console_message(lambda message: message.text == _AXE_IS_DONE):
         await page.evaluate("console.debug", _AXE_IS_DONE)
     del page.troubles[before:]
+    return found
+
+
+async def faults_of(page: Any) -> list[str]:
+    """What axe-core finds serious or critical."""
+    found = await violations_of(page)
     return [
         f"{one['id']} ({one['impact']}): {node['target']} {node['failureSummary']}"
         for one in found

@@ -15,7 +15,7 @@ import pytest_asyncio
 from lab_browser import MARKS, expect, go_on, new_page, open_page, shoot, tell
 from lab_containers import IDLE, KERNEL, kernel, printed, put_containers
 from lab_fakes import ENTER, GPU, HUB, FakeLease, MemoryLedger
-from lab_pages import AXE
+from lab_pages import violations_of
 from lab_site import Site, run_site
 
 from pytorch_spawner.adapters.inside import NoAnswer
@@ -81,13 +81,7 @@ async def test_a_full_gpu_says_so_and_names_the_notebook_to_shut_down(lab, brows
             assert (await card.bounding_box())["y"] < (await gpu.bounding_box())["y"]
             assert await page.evaluate("document.documentElement.scrollWidth") <= width
             await shoot(page, f"memory-full-{width}-{theme}")
-            assert page.troubles == []
-            await page.evaluate(AXE.read_text())
-            found = await page.evaluate(
-                "async () => (await axe.run('.lab-memory-card')).violations.map((one) => one.id)"
-            )
-            assert found == []
-            page.troubles.clear()  # axe measures with a style of its own, which the page refuses
+            assert await violations_of(page, "'.lab-memory-card'") == []
 
 
 async def test_the_question_can_be_answered_no_by_key_and_the_focus_comes_back(lab, page):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 
 import lab_journals as journals
@@ -51,7 +52,8 @@ async def test_who_waits_reads_the_present_place_and_not_that_of_the_beginning(s
     ticket = Ticket(start.id, "ana", since=time.time() - 90)
     site.ledger.all_waiting = [FakeWaiting(ticket, 2, 5, None, "1 ahead of you.")]
     text = (await site.get(PATH)).text
-    assert "Queue: place 2 of 5, waiting 90 s, expected unknown" in text
+    # The machine may be busy meanwhile.
+    assert re.search(r"Queue: place 2 of 5, waiting 9\d s, expected unknown", text)
     assert "The start waits in the queue. 1 ahead of you." in text
 
 

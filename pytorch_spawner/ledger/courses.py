@@ -8,19 +8,18 @@ from typing import Any, Final
 
 from pydantic import ValidationError
 from sqlalchemy import delete, select
-from sqlalchemy.orm import Session
 
 from pytorch_spawner.core.course_manifest import Manifest
 from pytorch_spawner.core.courses import Course, Step
 from pytorch_spawner.errors import BadRequest
 from pytorch_spawner.ledger.caches import Caches
 from pytorch_spawner.ledger.course_copies import VERSION, CourseCopies, storable, title_of
+from pytorch_spawner.ledger.course_names import CourseNames
 from pytorch_spawner.ledger.models import (
     CourseOrderRow,
     CourseRow,
     CourseStudentRow,
     HubSettingsRow,
-    RemovedCourseRow,
 )
 
 log = logging.getLogger("pytorch_spawner")
@@ -34,7 +33,7 @@ _PLAIN: Final = (
 )  # fmt: skip
 
 
-class Courses(Caches, CourseCopies):
+class Courses(Caches, CourseCopies, CourseNames):
     """The part of the ledger about courses."""
 
     # -- manifests --------------------------------------------------------------------------
@@ -132,49 +131,10 @@ class Courses(Caches, CourseCopies):
             for table in (CourseStudentRow, CourseOrderRow):
                 session.execute(delete(table).where(table.hub == hub, table.course == name))
             self._give_up_caches_of(session, hub, name, by)
-            session.merge(
-                RemovedCourseRow(
-                    hub=hub,
-                    name=name,
-                    staff=_staff(row.manifest),
-                    by=by[:255],
-                    removed_at=self._moment(session, hub),
-                )
-            )
+            self._hold_name(session, hub, name, _staff(row.manifest), by)
             session.delete(row)
             self._log_course(session, row, by, row.manifest, None)
             return was
-
-    def removed_courses(self, hub: str) -> frozenset[str]:
-        """Names of removed courses whose files servers may still have."""
-        with self._reading() as session:
-            names = select(RemovedCourseRow.name).where(RemovedCourseRow.hub == hub)
-            return frozenset(session.scalars(names))
-
-    def release_name(self, hub: str, name: str) -> None:
-        """Let anybody have the name of a removed course: no server has its files any more."""
-        with self._transaction() as session:
-            row = session.get(RemovedCourseRow, (hub, name))
-            if row is not None:
-                session.delete(row)
-
-    def _take_over(
-        self,
-        session: Session,
-        hub: str,
-        name: str,
-        may_follow: Callable[[Collection[str]], bool],
-    ) -> None:
-        left = session.get(RemovedCourseRow, (hub, name))
-        if left is None:
-            return
-        if not may_follow(left.staff):
-            raise BadRequest(
-                f"{left.by} removed a course {name}, and servers that run may still have its "
-                "files. Whoever looked after it, or an admin, may add it again now; anybody else "
-                "when those servers have stopped. Take another name, or wait."
-            )
-        session.delete(left)
 
     # -- what classes may have ----------------------------------------------------------------
 

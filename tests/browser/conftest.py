@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page, sync_playwright
 
 from tests.lab_driver import Lab
+from tests.quiet_chromium import quiet
 
 PICTURES = Path(os.environ.get("LAB_PICTURES", "")) if os.environ.get("LAB_PICTURES") else None
 _FLAGS = [
@@ -27,10 +29,14 @@ _FLAGS = [
 ]
 
 
+_LOST = pytest.StashKey[list[str]]()
+
+
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    executable = quiet(str(shutil.which("chromium")), tmp_path_factory.mktemp("chromium"))
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=_FLAGS)
+        browser = playwright.chromium.launch(executable_path=executable, args=_FLAGS)
         yield browser
         browser.close()
 
@@ -40,30 +46,25 @@ def page(chromium: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
     width, scheme = request.param
     context = chromium.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
     context.set_default_timeout(30_000)
-    yield new_page(context)
+    page = context.new_page()
+    lost = request.node.stash[_LOST] = []
+    page.on("requestfailed", lambda asked: lost.append(f"{asked.url}: {asked.failure}"))
+    page.on("console", lambda said: lost.append(said.text) if said.type == "error" else None)
+    yield page
     context.close()
 
 
-def new_page(context: BrowserContext) -> Page:
-    """A page on which a container that starts or stops just then ends no navigation.
-
-    A machine that runs containers gets and loses network interfaces with them, and Chromium drops
-    what it is loading whenever an address comes or goes; a person presses "reload".
-    """
-    page = context.new_page()
-    go = page.goto
-
-    def goto(url: str, **options: Any) -> Any:
-        for _ in range(3):
-            try:
-                return go(url, **options)
-            except Error as error:
-                if "ERR_NETWORK_CHANGED" not in error.message:
-                    raise
-        return go(url, **options)
-
-    page.goto = goto  # type: ignore[method-assign]
-    return page
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, Any, Any]:
+    """A failed test tells what the browser did not get, and which question stands in the way."""
+    report = yield
+    page = getattr(item, "funcargs", {}).get("page")
+    if report.failed and _LOST in item.stash and isinstance(page, Page):
+        said = [*item.stash[_LOST][-20:], page.url]
+        with contextlib.suppress(Error):  # the page may be what has failed
+            said += page.locator("dialog").all_inner_texts()
+        report.sections.append(("the browser", "\n".join(said)))
+    return report
 
 
 def picture(page: Page, name: str) -> None:

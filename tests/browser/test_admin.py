@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import log_in, new_page, picture
+from tests.browser.conftest import log_in, picture
 from tests.lab_driver import Lab, running_lab
 
 pytestmark = [pytest.mark.docker, pytest.mark.browser, pytest.mark.slow]
@@ -36,7 +36,7 @@ def admin(lab: Lab, page: Page) -> Page:
 def student(chromium: Browser) -> Iterator[Page]:
     context = chromium.new_context(viewport={"width": 1280, "height": 844})
     context.set_default_timeout(30_000)
-    yield new_page(context)
+    yield context.new_page()
     context.close()
 
 

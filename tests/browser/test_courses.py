@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from tests.browser.conftest import log_in, new_page, picture
+from tests.browser.conftest import log_in, picture
 from tests.git_server import GitServer, commit
 from tests.lab_driver import Lab, running_lab
 
@@ -55,7 +55,7 @@ def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitServer]:
 def student(chromium: Browser) -> Iterator[Page]:
     context = chromium.new_context(viewport={"width": 1280, "height": 844})
     context.set_default_timeout(60_000)
-    yield new_page(context)
+    yield context.new_page()
     context.close()
 
 

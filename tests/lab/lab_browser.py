@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from lab_site import Site
 
 from pytorch_spawner.core.journal import Event
+from tests.quiet_chromium import quiet
 
 playwright_api = pytest.importorskip("playwright.async_api")
 expect = playwright_api.expect
@@ -37,10 +39,12 @@ SHOTS = os.environ.get("LAB_TEST_SCREENSHOTS", "")
 
 
 async def run_browser() -> AsyncIterator[Any]:
-    async with playwright_api.async_playwright() as playwright:
-        running = await playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield running
-        await running.close()
+    with tempfile.TemporaryDirectory() as folder:
+        executable = quiet(CHROMIUM, Path(folder))
+        async with playwright_api.async_playwright() as playwright:
+            running = await playwright.chromium.launch(executable_path=executable, args=FLAGS)
+            yield running
+            await running.close()
 
 
 async def new_page(browser: Any, width: int = 1280, theme: str = "light") -> AsyncIterator[Any]:

@@ -165,7 +165,7 @@ class GpuSource:
             self._is_hanging = said is None
             if said is None:
                 # The helper container would only hang in the same driver.
-                return Inventory(reason=_hangs()), _SOON_S
+                return nvml.no_answer(_DEADLINE_S), _SOON_S
             local = said
         if local.gpus or not spec.helper_image:
             return local, _DRIVER_S
@@ -183,10 +183,3 @@ class GpuSource:
         if asked.gpus:
             return asked, _HELPER_S
         return Inventory(reason=f"{local.reason} {asked.reason}".strip()), _DRIVER_S
-
-
-def _hangs() -> str:
-    return (
-        f"The NVIDIA driver did not answer within {_DEADLINE_S:g} s. Run nvidia-smi on the host "
-        "and see dmesg; if that hangs too, restart the host."
-    )

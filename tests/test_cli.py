@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytorch_spawner.cli import main
+from pytorch_spawner.adapters import nvml
+from pytorch_spawner.cli import look, main
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
 from pytorch_spawner.core.grants import Grant, GrantBook
 from pytorch_spawner.core.scheduling import schedule
@@ -237,6 +239,19 @@ def test_doctor_says_what_works(run: Run) -> None:
     rows = {row["check"]: row for row in run("doctor")[1]}
     assert set(rows) == {"engine", "driver", "ledger"}
     assert rows["ledger"]["ok"]
+
+
+def test_doctor_tells_of_a_driver_that_hangs_and_ends(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_over = threading.Event()
+    monkeypatch.setattr(nvml, "read_inventory", is_over.wait)
+    monkeypatch.setattr(look, "_DRIVER_S", 0.2)
+    status, rows = run("doctor")
+    is_over.set()
+    driver = next(row for row in rows if row["check"] == "driver")
+    assert (status, driver["ok"]) == (1, False)
+    assert "did not answer within 0.2 s" in driver["sentence"]
 
 
 def test_options_may_stand_before_and_after_an_action(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import time
 
 from pytorch_spawner.adapters import engine, nvml
+from pytorch_spawner.adapters.one_at_a_time import OneAtATime
+from pytorch_spawner.adapters.probe import DEADLINE_S as _DRIVER_S
 from pytorch_spawner.cli.common import (
     Commands,
     Said,
@@ -116,7 +119,10 @@ def _ask_engine() -> tuple[str, bool, str]:
 
 
 def _ask_driver() -> tuple[str, bool, str]:
-    inventory = nvml.read_inventory()
+    driver = OneAtATime(nvml.read_inventory, "gpu-driver")
+    inventory = asyncio.run(driver.ask(_DRIVER_S))
+    if inventory is None:
+        return "driver", False, nvml.no_answer(_DRIVER_S).reason
     if not inventory.gpus:
         return "driver", True, f"{inventory.reason} Servers start without a GPU."
     names = ", ".join(f"{gpu.name} ({gpu.uuid})" for gpu in inventory.gpus)

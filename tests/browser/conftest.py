@@ -79,3 +79,4 @@ def log_in(page: Page, lab: Lab, user: str) -> None:
     page.get_by_label("Username").fill(user)
     page.get_by_label("Password").fill(password)
     page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(lambda url: "/hub/login" not in url, wait_until="commit")

@@ -116,9 +116,9 @@ def test_from_the_front_page_to_a_gpu_of_ones_own(lab: Lab, admin: Page, student
 def test_a_student_is_shown_the_door_and_no_admins_page(lab: Lab, student: Page) -> None:
     log_in(student, lab, "eve")
     for page in ("gpus", "grants", "queue", "usage", "log"):
-        answer = student.goto(f"{lab.url}/services/lab/{page}")
-        assert answer is not None
-        assert answer.status == 403
+        # What comes just after a login may end the hub's own way to the server, and has no answer.
+        student.goto(f"{lab.url}/services/lab/{page}")
         expect(student.get_by_text("This page is for the lab's admins.")).to_be_visible()
+        assert student.request.get(f"{lab.url}/services/lab/{page}").status == 403
     answer = student.request.get(f"{lab.url}/services/lab/api/people")
     assert answer.status == 403

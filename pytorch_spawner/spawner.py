@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
+from urllib.parse import quote
 
 from docker.errors import APIError, DockerException, NotFound
 from jupyterhub.utils import maybe_future
@@ -344,8 +345,8 @@ class PyTorchSpawner(TeachingSpawner):
     def _events_url(self) -> str:
         if not self.lab_url or self._build is not None:
             return ""
-        user = self.user.escaped_name
-        return f"{self.lab_url.rstrip('/')}/api/servers/{user}/{self.name}/events"
+        server = f"{self.user.escaped_name}/{quote(self.name, safe='')}"
+        return f"{self.lab_url.rstrip('/')}/api/servers/{server}/events"
 
     async def _identity(self) -> identity.Identity:
         said = None

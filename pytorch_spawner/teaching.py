@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
+from urllib.parse import quote
 
 from pytorch_spawner.adapters import engine, home_engine, warm_engine
 from pytorch_spawner.core import course_data, course_environment, courses, identity, request
@@ -149,8 +150,8 @@ class TeachingSpawner(WarmingSpawner):
     def _orders_url(self) -> str:
         if not self.lab_url:
             return ""
-        user = self.user.escaped_name
-        return f"{self.lab_url.rstrip('/')}/api/servers/{user}/{self.name}/course"
+        server = f"{self.user.escaped_name}/{quote(self.name, safe='')}"
+        return f"{self.lab_url.rstrip('/')}/api/servers/{server}/course"
 
     # -- throw-away servers ---------------------------------------------------------------------
 

@@ -16,7 +16,8 @@ from docker.errors import NotFound
 
 from pytorch_spawner.adapters import home_engine, warm_engine
 from pytorch_spawner.container import escaped
-from pytorch_spawner.core import identity, plan, suites, warmcache
+from pytorch_spawner.core import course_environment, identity, plan, suites, warmcache
+from pytorch_spawner.core.courses import Course
 from pytorch_spawner.core.gpus import Gpu
 from pytorch_spawner.core.warmcache import Cache
 from pytorch_spawner.errors import CacheNotSealed, LabError, NotGranted
@@ -56,6 +57,9 @@ class WarmingSpawner(GatedSpawner):
     extra_create_kwargs: Any
     extra_host_config: Any
 
+    # PyTorchSpawner's.
+    offer: Any
+
     # The build that this start is; None for everybody's starts.
     _build: Cache | None = None
     # What the site configured, before the first build changed it.
@@ -90,7 +94,13 @@ class WarmingSpawner(GatedSpawner):
             self._usual_network = (str(self.network_name), bool(self.use_internal_ip))
         name, is_internal = await self._network_of(self._build)
         self.network_name, self.use_internal_ip = name, is_internal
-        return warmcache.options_of(self._build)
+        return warmcache.options_of(self._build, await self._share_of(self._build))
+
+    async def _share_of(self, build: Cache) -> str:
+        """What the students of its course ask for; "" where that is nothing, or not to be had."""
+        course = await self._course_of(build)
+        share = course.manifest.request.share if course else ""
+        return share if share in (await self.offer()).shares else ""
 
     async def _network_of(self, build: Cache) -> tuple[str, bool]:
         """(name, whether it is reached by the container's own address) of a build's network."""
@@ -176,11 +186,12 @@ class WarmingSpawner(GatedSpawner):
             )
         else:
             build = self._build = replace(build, **await self._seal(build, volumes.cache))
+        course = await self._course_of(build)
         told: dict[str, Any] = {
             "build": {
                 "suite": dict(build.suite),
                 "check": is_check,
-                "folder": await self._folder_of(build.scope),
+                "folder": str(course.manifest.folder) if course else "",
             }
         }
         if is_check:
@@ -189,15 +200,19 @@ class WarmingSpawner(GatedSpawner):
             build,
             told,
             {volumes.cache: warmcache.WARM_DIR} if is_check else {},
-            warmcache.environment_of(build.id),
+            # Some variables are of PyTorch's keys (TORCHINDUCTOR_MAX_AUTOTUNE, OMP_NUM_THREADS), so
+            # a cache that was built without the students' own would never be found.
+            {
+                **(course_environment.allowed(course.manifest.environment)[0] if course else {}),
+                **warmcache.environment_of(build.id),
+            },
         )
 
-    async def _folder_of(self, course: str) -> str:
-        """Where a course's files are in a student's home; "" without a course of that name."""
-        if not course:
-            return ""
-        found = await self.lab.call(lambda ledger: ledger.course(self.lab.hub, course))
-        return str(found.manifest.folder) if found is not None else ""
+    async def _course_of(self, build: Cache) -> Course | None:
+        """The course whose students the cache is for; None for everybody's, or a removed one's."""
+        if not build.scope:
+            return None
+        return await self.lab.call(lambda ledger: ledger.course(self.lab.hub, build.scope))
 
     async def _seal(self, build: Cache, volume: str) -> dict[str, Any]:
         """Make what the first container compiled read-only, with a digest of every file.
@@ -228,6 +243,9 @@ class WarmingSpawner(GatedSpawner):
         return sealed
 
     async def _image_id(self) -> str:
+        if self.pull_policy.lower() == "always":
+            # The start's own pull comes after this, and a tag that moved has another digest then.
+            await self.pull_image(self.image)
         try:
             found = await self.docker("inspect_image", self.image)
         except NotFound:

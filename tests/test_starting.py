@@ -38,7 +38,7 @@ def make(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     session = orm.new_session_factory("sqlite:///:memory:")()
     row = orm.User(name="ana")
     session.add(row)
-    session.add_all(orm.Spawner(name=name, user=row) for name in ("", "second", "third"))
+    session.add_all(orm.Spawner(name=name, user=row) for name in ("", "second", "third", "my #2"))
     session.commit()
     user = User(row, {"spawner_class": PyTorchSpawner, "config": config, "hub": Hub()})
 
@@ -243,3 +243,33 @@ async def test_a_container_that_dies_before_the_page_comes_is_a_failed_start_wit
     with pytest.raises(StartRefused, match="out of memory"):
         await started
     assert "It ran out of memory." in await journal(spawner)
+
+
+async def test_a_servers_reports_reach_it_whatever_its_name(make: Make) -> None:
+    """Such names are of an older JupyterHub, whose servers still start."""
+    spawner = make("my #2")
+    spawner.lab_url = "http://hub/services/lab/"
+    place = "http://hub/services/lab/api/servers/ana/my%20%232/"
+    assert (spawner._events_url(), spawner._orders_url()) == (place + "events", place + "course")
+
+
+@pytest.mark.parametrize(
+    ("policy", "asks"), [("always", ["pull", "look"]), ("ifnotpresent", ["look"])]
+)
+async def test_a_warm_cache_is_chosen_by_the_image_that_the_start_will_have(
+    policy: str, asks: list[str], make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    async def pull_image(_self: Any, _name: str) -> None:
+        asked.append("pull")
+
+    async def docker(_self: Any, _method: str, _image: str) -> dict[str, str]:
+        asked.append("look")
+        return {"Id": "sha256:new"}
+
+    monkeypatch.setattr(PyTorchSpawner, "pull_image", pull_image)
+    monkeypatch.setattr(PyTorchSpawner, "docker", docker)
+    spawner: Any = make("")
+    spawner.pull_policy = policy
+    assert (await spawner._image_id(), asked) == ("sha256:new", asks)

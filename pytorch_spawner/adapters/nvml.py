@@ -22,6 +22,6 @@ def read_inventory() -> Inventory:
 def no_answer(waited_s: float) -> Inventory:
     """Of a driver that was asked so long ago; nothing in this process can end such a call."""
     return Inventory(
-        reason=f"The NVIDIA driver did not answer within {waited_s:g} s. Run nvidia-smi on the host "
-        "and see dmesg; if that hangs too, restart the host."
+        reason=f"The NVIDIA driver did not answer within {waited_s:g} s. Run nvidia-smi on the "
+        "host and see dmesg; if that hangs too, restart the host."
     )

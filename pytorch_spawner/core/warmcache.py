@@ -149,12 +149,19 @@ def key_of(image_id: str, gpu: Gpu | None, scope: str) -> CacheKey | None:
     return CacheKey(image_id, name, f"{major}.{minor}", gpu.driver.partition(".")[0], scope)
 
 
-def options_of(build: Cache) -> dict[str, Any]:
-    """The options of a build's start, as ``core.request`` reads them."""
+def options_of(build: Cache, share: str = "") -> dict[str, Any]:
+    """The options of a build's start, as ``core.request`` reads them.
+
+    Args:
+        build: Which.
+        share: What the students of its course ask for, since another kind of device has another
+            key; "" for any.
+    """
     return {
         "image": build.image,
         "on_busy": "queue",
         **({"gpus": 1} if build.gpus else {"share": "none"}),
+        **({"share": share} if build.gpus and share else {}),
         **({"pool": build.pool} if build.gpus and build.pool else {}),
     }
 

@@ -20,6 +20,7 @@ from pytorch_spawner.core.warmcache import (
     is_offered,
     is_private_of,
     key_of,
+    options_of,
     private_volume,
     to_expire,
     volumes_of,
@@ -312,3 +313,16 @@ def test_sizes_have_one_decimal():
 )
 def test_a_courses_private_caches_are_known_by_their_names(volume: str, is_its: bool) -> None:
     assert is_private_of("lab", "cv", volume) == is_its
+
+
+@pytest.mark.parametrize(
+    ("gpus", "share", "options"),
+    [
+        (0, "whole", {"share": "none"}),
+        (1, "", {"gpus": 1, "pool": "teaching"}),
+        (1, "mig:1g.10gb", {"gpus": 1, "pool": "teaching", "share": "mig:1g.10gb"}),
+    ],
+)
+def test_a_build_asks_for_the_kind_of_gpu_that_its_courses_students_get(gpus, share, options):
+    asked = options_of(replace(cache("c1"), image="lab:cpu", gpus=gpus, pool="teaching"), share)
+    assert asked == {"image": "lab:cpu", "on_busy": "queue", **options}

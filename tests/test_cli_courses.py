@@ -18,6 +18,7 @@ import yaml
 
 from pytorch_spawner.cli import course_follow as module
 from pytorch_spawner.cli import main
+from pytorch_spawner.core.course_text import parse_manifest
 from pytorch_spawner.core.courses import STEPS, Step
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
 from pytorch_spawner.lab.paths import courses_dir
@@ -575,6 +576,25 @@ def test_a_calendar_takes_the_place_of_the_timetable(
     slots = ledger.course("lab", "cv").manifest.timetable.sessions
     assert [(one.seats, one.title) for one in slots] == [(12, "Lecture")] * 3
     assert run("sessions", added)[1].count("Lecture") == 3
+
+
+def test_only_what_a_preload_reads_asks_for_another(
+    run: Run, added: str, tmp_path: Path, ledger: Ledger
+) -> None:
+    ledger.ask_course("lab", added, "preload", "bo")
+    ledger.next_course_task("lab")
+    ledger.note_course("lab", added, preloaded_at=ledger.now(), is_over=True)
+    before = run("show", added)[1]
+    day = time.strftime("%Y%m%d", time.gmtime(ledger.now() + 7 * 86400))
+    (tmp_path / "term.ics").write_text(CALENDAR.format(day=day))
+    assert run("import-ics", added, str(tmp_path / "term.ics"))[0] == 0
+    assert "preload it again" not in run("show", added)[1]
+    assert "preload it again" not in run()[1]
+    changed = MANIFEST.replace("path: notebooks", "path: other")
+    ledger.save_course("lab", parse_manifest(yaml.safe_load(changed)), "bo")
+    assert "preload it again" not in before
+    assert "preload it again" in run("show", added)[1]
+    assert "preload it again" in run()[1]
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from pytorch_spawner.core.seat_room import sizes_of
 from pytorch_spawner.core.timetable import AHEAD_S, local, next_session, sessions_of, zone_of
 from pytorch_spawner.errors import BadRequest, LabError
 from pytorch_spawner.lab.course_example import example_manifest
+from pytorch_spawner.ledger import course_lines
 from pytorch_spawner.ledger.store import Ledger
 
 _SHOWN: Final = 12
@@ -111,7 +112,7 @@ def _list(options: argparse.Namespace) -> Said:
             words.short(one.commit),
             moment(one.published_at),
             _when(one.manifest, now),
-            words.verdict(one)[1],
+            _verdict(ledger, one),
         )
         for one in courses
     )
@@ -132,7 +133,7 @@ def _show(options: argparse.Namespace) -> Said:
     staff = clean(", ".join(members.staff)) or "none but admins"
     groups = clean(", ".join(members.groups)) or "none"
     lines = [
-        f"{course.name}: {clean(manifest.title)}. {clean(words.verdict(course)[1])}",
+        f"{course.name}: {clean(manifest.title)}. {clean(_verdict(ledger, course))}",
         f"notebooks from {clean(words.source_words(manifest.source))}, into ~/{manifest.folder}",
         f"image {clean(manifest.image)}, staff {staff}",
         f"groups {groups}, {len(members.users)} students by name",
@@ -350,4 +351,9 @@ def _rows(ledger: Ledger, course: Course) -> list[dict[str, Any]]:
 
 
 def _json(ledger: Ledger, course: Course) -> dict[str, Any]:
-    return words.as_json(course, _rows(ledger, course), ledger.now())
+    stale = course_lines.is_stale(ledger, course)
+    return words.as_json(course, _rows(ledger, course), ledger.now(), stale=stale)
+
+
+def _verdict(ledger: Ledger, course: Course) -> str:
+    return words.verdict(course, stale=course_lines.is_stale(ledger, course))[1]

@@ -22,12 +22,11 @@ from pytorch_spawner.lab.course_rights import CourseRights, no_such_course
 from pytorch_spawner.lab.directory import HubUnavailable
 from pytorch_spawner.lab.etags import etag_of
 from pytorch_spawner.lab.handlers import refused
-from pytorch_spawner.lab.ports import Change
 from pytorch_spawner.lab.schemas import CourseText
+from pytorch_spawner.ledger import course_lines
 
-# How many changes of a course are shown, and among how many lines of the log they are sought.
+# How many changes of a course are shown.
 _CHANGES: Final = 8
-_LOOKED_AT: Final = 100
 _NO_HUB: Final = (
     "The hub does not say just now who is in which group, so only those are listed who are named "
     "or have started the course already."
@@ -62,8 +61,9 @@ class CourseHandler(CourseRights):
         """A course for whoever looks after it, with its versions."""
         users = (await self.expected())[0] if users is None else users
         rows = await self.student_rows(course, users)
+        stale = await asyncio.to_thread(course_lines.is_stale, self.lab.ledger, course)
         return {
-            **words.as_json(course, rows, self.lab.ledger.now(), stale=await self.is_stale(course)),
+            **words.as_json(course, rows, self.lab.ledger.now(), stale=stale),
             "seats_note": await self.seats_note(course, rows),
             "link": self.link(course),
             "etag": etag_of_manifest(course.manifest),
@@ -81,24 +81,6 @@ class CourseHandler(CourseRights):
             self._bound = known, 1.0 if share is None else share
         seen = [row["user"] for row in rows if row["at"] is not None]
         return words.seats_note(course.manifest, seen, self.lab.ledger.now(), *self._bound)
-
-    async def is_stale(self, course: Course) -> bool:
-        """Whether the manifest was changed since the last preload so that it needs another."""
-        if not words.is_stale(course):
-            return False
-        lines, oldest = await self.lines_of(course)
-        since = course.tried_at or 0.0
-        known = [(one.before, one.after) for one in lines if one.at > since]
-        return words.is_stale(course, known if oldest <= since else None)
-
-    async def lines_of(self, course: Course) -> tuple[list[Change], float]:
-        """The latest lines of the audit log about a course, and since when they are all there."""
-        found = await asyncio.to_thread(
-            self.lab.ledger.changes, course.hub, _LOOKED_AT, search=course.name
-        )
-        oldest = found[-1].at if len(found) == _LOOKED_AT else 0.0
-        mine = [one for one in found if (one.what, one.subject) == ("course", course.name)]
-        return mine, oldest
 
     def link(self, course: Course) -> str:
         """The address that students follow, on this host."""
@@ -265,7 +247,7 @@ class OneCourse(CourseHandler):
         """One of them, with its manifest and what was done for it lately."""
         model = await self.require_instructor()
         course = await self.find_course(model, name)
-        lines, _ = await self.lines_of(course)
+        lines, _ = await asyncio.to_thread(course_lines.lines_of, self.lab.ledger, course)
         changes = [
             {
                 "at": one.at,

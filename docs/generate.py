@@ -64,7 +64,7 @@ def cli_page() -> str:
         "Written from the code by `make docs`. Exit status: 0 fine, 1 something is wrong (the",
         "reason is on the standard error), 2 wrong usage. Every command has `--help`, `--json`,",
         "`--ledger URL` (default: `$PYTORCH_SPAWNER_LEDGER`) and `--hub ID` (default:",
-        "`$PYTORCH_SPAWNER_HUB_ID`).",
+        "`$PYTORCH_SPAWNER_HUB_ID`, else the only hub in the ledger).",
         "",
     ]
     for words, command in _commands(cli.parser(), ()):

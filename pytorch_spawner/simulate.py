@@ -112,7 +112,8 @@ def add_to(commands: Any, parents: Sequence[argparse.ArgumentParser] = ()) -> No
         "--grants",
         metavar="FILE",
         help="who gets what, as c.PyTorchSpawner.grants or `pytorch-spawner grants export` has it "
-        "(default: everyone, as much as the lab has)",
+        "(default: everyone, as much as the lab has); their images do not count, for a trace names "
+        "none",
     )
     add(
         "--policy",
@@ -347,9 +348,12 @@ def _text(name: str) -> str:
 def _rows(name: str, key: str) -> list[Any]:
     try:
         said = yaml.safe_load(_text(name))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         where = " ".join(str(error).split())
         _refuse(f"{_clean(name)} is neither JSON nor YAML: {_clean(where)}. Correct it.", error)
+    except ValueError as error:  # 2026-09-31
+        why = f"holds a date or a number that does not exist: {_clean(str(error))}"
+        _refuse(f"{_clean(name)} {why}. Correct it.", error)
     if isinstance(said, dict) and list(said) == [key]:
         said = said[key]
     if not isinstance(said, list):
@@ -412,6 +416,7 @@ def _as_json(question: _Question, outcomes: Mapping[str, Outcome]) -> str:
         "gpus": len(question.inventory.gpus),
         "slots": sum(gpu.slots for gpu in question.inventory.gpus),
         "grants": len(question.grants),
+        "grants_with_images": _with_images(question.grants),
     }
     return json.dumps({**demand, "policies": rows}, indent=1)
 
@@ -423,8 +428,12 @@ def _told(question: _Question, outcomes: Mapping[str, Outcome], *, is_by_group: 
         f"{_many(len(question.jobs), 'start')} of {_many(len(users), 'user')} on "
         f"{_many(len(question.inventory.gpus), 'GPU')} ({_many(slots, 'slot')}), "
         f"{_many(len(question.grants), 'grant')}.",
-        "",
     ]
+    if count := _with_images(question.grants):
+        lines.append(
+            f"A trace names no image: {_many(count, 'grant')} for certain images counted for all."
+        )
+    lines.append("")
     heads = ("POLICY", *_HEADS, "USED", "FAIR", "CUT", "REFUSED", "UNSERVED")
     rows = [
         (
@@ -448,6 +457,10 @@ def _told(question: _Question, outcomes: Mapping[str, Outcome], *, is_by_group: 
         ]
         lines += ["", *_table(("GROUP", "POLICY", *_HEADS), of_group, words=2)]
     return lines
+
+
+def _with_images(grants: Sequence[Grant]) -> int:
+    return sum(bool(grant.images) for grant in grants)
 
 
 _HEADS: Final = ("SERVED", "MEDIAN", "P95", "MAX")

@@ -111,6 +111,9 @@ def test_a_device_in_use_changes_its_mode_when_it_is_empty(run: Run) -> None:
         (["grants", "add", "--user", "zoe"], "no user 'zoe'"),
         (["grants", "add", "--user", "ana", "--count", "0"], "count: at least 1"),
         (["grants", "add", "--user", "ana", "--gpu", "GPU-77777"], "no GPU GPU-77777"),
+        (["grants", "add", "--user", ""], "a grant to a user names the user in subject"),
+        (["grants", "add", "--group", ""], "a grant to a group names the group in subject"),
+        (["grants", "add", "--everyone", "--pool", ""], "leave --pool out for any pool"),
         (["grants", "import", "/nowhere.yaml"], "cannot be read"),
         (["journal", "nobody"], "never started"),
     ],
@@ -178,6 +181,58 @@ def test_a_file_of_grants_replaces_all_or_nothing(run: Run, tmp_path: Path) -> N
     assert text.strip() == "Nothing differs."
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "- {valid_until: 2026-09-31}",
+            "date or a number that does not exist: day is out of range",
+        ),
+        ("- {priority: 0b_}", "date or a number that does not exist"),
+        ("[" * 5000, "is neither YAML nor JSON"),
+        ("[{", "is neither YAML nor JSON"),
+    ],
+    ids=["a day that no month has", "a number without digits", "too deep", "cut off"],
+)
+def test_a_file_that_is_no_yaml_is_refused_with_a_sentence(
+    run: Run, tmp_path: Path, text: str, says: str
+) -> None:
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    status, said = run("grants", "import", str(file), as_json=False)
+    assert status == 1
+    assert f"{file} " in said
+    assert says in " ".join(said.split())
+
+
+def test_a_dry_run_judges_what_would_be_written(run: Run, ledger: Ledger, tmp_path: Path) -> None:
+    pinned = Grant("config:g1", "user", "bo", gpus=(GPUS[0].uuid,), source="config")
+    ledger.write_grants("lab", [pinned], "configuration", source="config")
+    file = tmp_path / "new.json"
+    file.write_text('[{"id": "a", "to": "user", "subject": "ana", "gpus": ["GPU-1234"]}]')
+    for words in ([], ["--dry-run"]):
+        status, text = run("grants", "import", str(file), *words, as_json=False)
+        assert status == 1
+        assert "is pinned to user bo (config:g1) and to user ana (a)" in text
+    assert [row["id"] for row in run("grants")[1]] == ["config:g1"]
+
+
+def test_a_dry_run_passes_where_the_import_puts_a_contradiction_right(
+    run: Run, ledger: Ledger, tmp_path: Path
+) -> None:
+    gpus = (GPUS[0].uuid,)
+    ledger.write_grants("lab", [Grant("a", "user", "ana", gpus=gpus)], "ana")
+    pinned = Grant("config:g1", "user", "bo", gpus=gpus, source="config")
+    ledger.write_grants("lab", [pinned], "configuration", source="config")
+    file = tmp_path / "new.json"
+    file.write_text('[{"id": "a", "to": "user", "subject": "ana"}]')
+    before = (ledger.grants("lab"), ledger.changes("lab"), ledger.version("lab"))
+    status, said = run("grants", "import", str(file), "--dry-run")
+    assert (status, [one["id"] for one in said["changed"]]) == (0, ["a"])
+    assert (ledger.grants("lab"), ledger.changes("lab"), ledger.version("lab")) == before
+    assert run("grants", "import", str(file))[0] == 0
+
+
 def test_an_unknown_user_is_accepted_when_told_so(run: Run) -> None:
     assert run("grants", "add", "--user", "zoe", "--allow-unknown")[0] == 0
 
@@ -233,6 +288,20 @@ def test_looking_creates_nothing(
     assert main([command, "--ledger", f"sqlite:///{missing}"]) == 1
     assert "no ledger" in capsys.readouterr().err
     assert not missing.exists()
+
+
+def test_doctor_tells_of_missing_certificates_and_of_a_ledger_that_is_no_url(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
+    path = tmp_path / "ledger.sqlite"
+    assert main(["doctor", "--ledger", str(path), "--json"]) == 1
+    rows = {row["check"]: row for row in json.loads(capsys.readouterr().out)}
+    assert not rows["engine"]["ok"]
+    assert "DOCKER_CERT_PATH" in rows["engine"]["sentence"]
+    assert not rows["ledger"]["ok"]
+    assert f"'{path}' is no SQLAlchemy URL, such as sqlite:///" in rows["ledger"]["sentence"]
 
 
 def test_doctor_says_what_works(run: Run) -> None:

@@ -159,6 +159,25 @@ def test_grants_and_their_dates(
         assert json.loads(capsys.readouterr().out)["policies"][0]["refused"] == refused
 
 
+def test_grants_for_certain_images_count_and_it_is_said(
+    tmp_path: Path, trace: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grants = tmp_path / "grants.yaml"
+    grants.write_text(
+        "- {to: group, subject: cv, images: [lab:cuda]}\n- {to: user, subject: cyd}\n"
+    )
+    assert run(trace, "--grants", str(grants)) == 0
+    first, said, empty, *_ = capsys.readouterr().out.splitlines()
+    assert first.endswith("2 grants.")
+    assert said == "A trace names no image: 1 grant for certain images counted for all."
+    assert empty == ""
+    assert run(trace, "--grants", str(grants), "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["grants_with_images"], told["policies"][0]["refused"]) == (1, 0)
+    assert run(trace, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["grants_with_images"] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -240,6 +259,13 @@ def test_a_file_that_is_no_text_and_one_that_is_no_yaml(
     file.write_text("[{")
     assert run(trace, "--grants", str(file)) == 2
     assert "is neither JSON nor YAML" in capsys.readouterr().err
+    file.write_text("[" * 5000)
+    assert run(trace, "--grants", str(file)) == 2
+    assert "is neither JSON nor YAML" in capsys.readouterr().err
+    file.write_text("- {valid_until: 2026-09-31}")
+    assert run(trace, "--grants", str(file)) == 2
+    said = capsys.readouterr().err
+    assert "bad holds a date or a number that does not exist: day is out of range" in said
     file.write_text("- {uuid: nonsense}")
     assert run(trace, "--inventory", str(file)) == 2
     assert "uuid 'nonsense' is not of the form GPU-... or MIG-..." in capsys.readouterr().err

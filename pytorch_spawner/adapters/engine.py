@@ -15,7 +15,7 @@ from typing import Any
 
 import docker
 import requests
-from docker.errors import APIError, DockerException, ImageNotFound, NotFound
+from docker.errors import APIError, DockerException, ImageNotFound, NotFound, TLSParameterError
 from docker.utils import kwargs_from_env
 
 from pytorch_spawner.core.injection import Injection
@@ -77,16 +77,26 @@ def connect(client_kwargs: Mapping[str, Any] | None = None) -> Any:
     """Return a docker-py APIClient for the engine that DOCKER_HOST names.
 
     Raises:
-        EngineUnavailable: Nothing answers there.
+        EngineUnavailable: Nothing answers there, or its certificates are not where they should be.
     """
-    kwargs = {
-        "version": "auto",
-        "timeout": _CALL_TIMEOUT_S,
-        "max_pool_size": 64,
-        **kwargs_from_env(),
-        **(client_kwargs or {}),
-    }
     with translated():
+        try:
+            from_env = kwargs_from_env()
+        except TLSParameterError as error:
+            raise EngineUnavailable(
+                "The hub is told to reach the Docker Engine by TLS, and has no certificates for "
+                "it, so no server can start. Ask an admin to put ca.pem, cert.pem and key.pem into "
+                "the folder that DOCKER_CERT_PATH names, or to unset DOCKER_CERT_PATH and "
+                "DOCKER_TLS_VERIFY.",
+                detail=str(error),
+            ) from error
+        kwargs = {
+            "version": "auto",
+            "timeout": _CALL_TIMEOUT_S,
+            "max_pool_size": 64,
+            **from_env,
+            **(client_kwargs or {}),
+        }
         return docker.APIClient(**kwargs)
 
 

@@ -67,22 +67,27 @@ def _common(*, is_action: bool) -> argparse.ArgumentParser:
         help="SQLAlchemy URL of the ledger (default: $PYTORCH_SPAWNER_LEDGER, else the demo's)",
     )
     common.add_argument(
-        "--hub", help="id of the hub (default: $PYTORCH_SPAWNER_HUB_ID, else the demo's)"
+        "--hub",
+        help="id of the hub (default: $PYTORCH_SPAWNER_HUB_ID, else the only one in the ledger, "
+        "else the demo's)",
     )
     return common
 
 
 def hub_of(options: argparse.Namespace) -> str:
-    """The id of the hub that is meant."""
-    named = options.hub or os.environ.get("PYTORCH_SPAWNER_HUB_ID")
-    return named or f"lab-{os.environ.get('LAB_PORT', '8000')}"
+    """The id of the hub that is meant; ``open_ledger`` has seen to it that the ledger knows it."""
+    return _named(options) or f"lab-{os.environ.get('LAB_PORT', '8000')}"
+
+
+def _named(options: argparse.Namespace) -> str | None:
+    return options.hub or os.environ.get("PYTORCH_SPAWNER_HUB_ID")
 
 
 def open_ledger(options: argparse.Namespace) -> Ledger:
     """Open the ledger that the options name.
 
     Raises:
-        LabError: There is none; looking must not create it.
+        LabError: There is none (looking must not create it), or it is of other hubs.
         LedgerUnavailable: It cannot be read.
     """
     url = options.ledger or os.environ.get("PYTORCH_SPAWNER_LEDGER")
@@ -90,7 +95,26 @@ def open_ledger(options: argparse.Namespace) -> Ledger:
     path = url.removeprefix("sqlite:///")
     if url.startswith("sqlite") and not Path(path).exists():
         raise LabError(f"There is no ledger at {path}. Name it with --ledger.")
-    return Ledger.open(url)
+    ledger = Ledger.open(url)
+    options.hub = _known_hub(ledger, options)
+    return ledger
+
+
+def _known_hub(ledger: Ledger, options: argparse.Namespace) -> str:
+    """The hub that is meant: under a mistyped id nobody would hold a GPU, and a grant do nothing.
+
+    Raises:
+        LabError: The ledger holds other hubs, and not this one.
+    """
+    hub, known = hub_of(options), ledger.hubs()
+    if not known or hub in known:
+        return hub
+    if len(known) == 1 and not _named(options):
+        return known[0]
+    there = ", ".join(map(clean, known))
+    raise LabError(
+        f"This ledger knows no hub '{clean(hub)}'; it knows: {there}. Name one with --hub."
+    )
 
 
 def who() -> str:

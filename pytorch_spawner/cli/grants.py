@@ -187,8 +187,12 @@ def _parse(rows: Sequence[Any], ledger: Ledger, options: argparse.Namespace) -> 
 
 
 def _add(options: argparse.Namespace) -> Said:
-    to = "user" if options.user else "group" if options.group else "everyone"
-    row: dict[str, Any] = {"to": to, "subject": options.user or options.group or ""}
+    # An empty name is a name that a script failed to fill in, not everyone; the spec refuses it.
+    to = "everyone" if options.everyone else "group" if options.user is None else "user"
+    subject = options.group if options.user is None else options.user
+    if options.pool is not None and not options.pool.strip():
+        raise BadRequest("--pool names no pool. Name one, or leave --pool out for any pool.")
+    row: dict[str, Any] = {"to": to, "subject": subject or ""}
     for key in (*_FLAGS, "valid_from", "valid_until", "id"):
         if getattr(options, key) is not None:
             row[key] = getattr(options, key)
@@ -246,9 +250,12 @@ def _import(options: argparse.Namespace) -> Said:
             for one in sorted({*old, *new})
             if old.get(one) != new.get(one)
         )
-        return before if options.dry_run else after
+        return after
 
-    ledger.change_grants(hub_of(options), who(), change)
+    if options.dry_run:
+        ledger.try_grants(hub_of(options), change)
+    else:
+        ledger.change_grants(hub_of(options), who(), change)
     lines = [f"{one['id']}: {_difference(one['before'], one['after'])}" for one in differences] or [
         "Nothing differs."
     ]
@@ -266,10 +273,14 @@ def _read(name: str) -> list[Any]:
         raise LabError(f"{name} cannot be read: {error}") from error
     try:
         said = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise BadRequest(f"{name} is neither YAML nor JSON: {' '.join(str(error).split())}") from (
             error
         )
+    except ValueError as error:  # 2026-09-31
+        raise BadRequest(
+            f"{name} holds a date or a number that does not exist: {error}. Correct it."
+        ) from error
     if isinstance(said, dict) and list(said) == ["grants"]:
         said = said["grants"]
     if not isinstance(said, list):

@@ -9,7 +9,7 @@ import heapq
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
 from pytorch_spawner.core.gpus import Inventory
@@ -97,7 +97,7 @@ def simulate(
     Args:
         jobs: Any order.
         inventory: The lab.
-        grants: Who gets what.
+        grants: Who gets what, with whatever image: a trace names none.
         policy: How the queue is kept.
         start: Unix time of the trace's second 0.
         progress: Told now and then how many jobs have arrived.
@@ -147,7 +147,9 @@ class _Run:
         policy: Policy,
         start: float,
     ) -> None:
-        self.inventory, self.book, self.policy = inventory, GrantBook(grants), policy
+        self.inventory, self.policy = inventory, policy
+        # With its images, a grant would refuse every job: none names one.
+        self.book = GrantBook(replace(grant, images=()) for grant in grants)
         ordered = sorted(jobs, key=lambda job: job.arrive_s)
         self.records = {f"{place + 1}": _Record(job) for place, job in enumerate(ordered)}
         self.start = start

@@ -24,13 +24,13 @@ import alembic.command
 import alembic.config
 import alembic.runtime.migration
 import alembic.script
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, create_engine, event, select, text, union
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DataError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from pytorch_spawner.errors import BadRequest, LedgerUnavailable
-from pytorch_spawner.ledger.models import CounterRow
+from pytorch_spawner.ledger.models import CounterRow, DeviceRow
 
 log = logging.getLogger("pytorch_spawner.ledger")
 
@@ -100,6 +100,13 @@ class Database:
         """
         self._latest = max(self._latest, self._clock())
         return self._latest
+
+    def hubs(self) -> tuple[str, ...]:
+        """Ids of the hubs that have written here, in order."""
+        # Whatever else a hub writes, it counts as well; but for its devices.
+        found = union(select(CounterRow.hub), select(DeviceRow.hub))
+        with self._reading() as session:
+            return tuple(sorted(session.scalars(found)))
 
     def clock_ahead_s(self, hub: str) -> float:
         """How far the ledger's time is ahead of this machine's clock, >= 0: for so long it stands.
@@ -206,6 +213,17 @@ class Database:
 
 def _open(url: str) -> Engine:
     try:
+        # A password may stand among the options, too.
+        shown = make_url(url).set(query={}).render_as_string(hide_password=True)
+    except (ArgumentError, ValueError):
+        # Not the error's own words, nor the error itself: they may hold the password.
+        said = "the ledger's address" if "@" in url or "?" in url else repr(url)
+        raise LedgerUnavailable(
+            _UNOPENED,
+            detail=f"{said} is no SQLAlchemy URL, such as sqlite:////srv/lab/ledger.sqlite or "
+            "postgresql+psycopg://lab@db/lab",
+        ) from None
+    try:
         _create_whole(url)
         _check_whole(url)
         engine = _create_engine(url)
@@ -214,10 +232,15 @@ def _open(url: str) -> Engine:
         except BaseException:
             engine.dispose()
             raise
-    except (SQLAlchemyError, OSError) as error:
+    except ImportError as error:
         raise LedgerUnavailable(
-            _UNOPENED, detail=f"{make_url(url).render_as_string(hide_password=True)}: {error}"
+            _UNOPENED,
+            detail=f"{shown} needs a driver that cannot be loaded: {error}. Name a ledger in "
+            "SQLite (sqlite:////srv/lab/ledger.sqlite), or one in PostgreSQL "
+            "(postgresql+psycopg://lab@db/lab) and install pytorch_spawner[postgresql].",
         ) from error
+    except (SQLAlchemyError, OSError) as error:
+        raise LedgerUnavailable(_UNOPENED, detail=f"{shown}: {error}") from error
     return engine
 
 

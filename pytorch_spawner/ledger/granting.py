@@ -83,6 +83,21 @@ class Granting(Log):
         with self._transaction() as session:
             return self._edit_grants(session, hub, by, change, source)
 
+    def try_grants(
+        self,
+        hub: str,
+        change: Callable[[tuple[Grant, ...]], Sequence[Grant]],
+        *,
+        source: str = "ledger",
+    ) -> None:
+        """Judge a change of grants as ``change_grants`` would, and write nothing.
+
+        Raises:
+            BadRequest: As ``change_grants`` does.
+        """
+        with self._reading() as session:
+            self._judged(session, hub, change, source)
+
     def _edit_grants(
         self,
         session: Session,
@@ -92,20 +107,7 @@ class Granting(Log):
         source: str = "ledger",
         undoes: Mapping[str, int] | None = None,
     ) -> tuple[tuple[Grant, ...], tuple[int, ...]]:
-        known = self._grants(session, hub)
-        before = {grant.id: grant for grant in known if grant.source == source}
-        others = {grant.id: grant for grant in known if grant.source != source}
-        after = {grant.id: grant for grant in change(tuple(before.values()))}
-        # The hub's own word (configuration, groups) is written down in any case; an admin who
-        # contradicts it is told.
-        faults = conflicts([*others.values(), *after.values()]) if source == "ledger" else []
-        faults += [f"the {others[one].source} has a grant {one}" for one in others if one in after]
-        if faults:
-            raise BadRequest(
-                "The grants contradict others: " + "; ".join(faults) + ".",
-                faults=faults,
-                problems=[Problem(fault) for fault in faults],
-            )
+        before, after = self._judged(session, hub, change, source)
         at = self._moment(session, hub)
         ids = []
         for one in sorted({*before, *after}):
@@ -125,6 +127,30 @@ class Granting(Log):
                 )
                 self._write_grant(session, hub, at, one, after.get(one))
         return tuple(after.values()), tuple(ids)
+
+    def _judged(
+        self,
+        session: Session,
+        hub: str,
+        change: Callable[[tuple[Grant, ...]], Sequence[Grant]],
+        source: str,
+    ) -> tuple[dict[str, Grant], dict[str, Grant]]:
+        """The grants of a source before and after a change that contradicts no other source's."""
+        known = self._grants(session, hub)
+        before = {grant.id: grant for grant in known if grant.source == source}
+        others = {grant.id: grant for grant in known if grant.source != source}
+        after = {grant.id: grant for grant in change(tuple(before.values()))}
+        # The hub's own word (configuration, groups) is written down in any case; an admin who
+        # contradicts it is told.
+        faults = conflicts([*others.values(), *after.values()]) if source == "ledger" else []
+        faults += [f"the {others[one].source} has a grant {one}" for one in others if one in after]
+        if faults:
+            raise BadRequest(
+                "The grants contradict others: " + "; ".join(faults) + ".",
+                faults=faults,
+                problems=[Problem(fault) for fault in faults],
+            )
+        return before, after
 
     def _write_grant(
         self, session: Session, hub: str, at: float, grant_id: str, new: Grant | None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import requests
 from docker.errors import APIError, DockerException, ImageNotFound
 
-from pytorch_spawner.adapters.engine import find_injection, translated
+from pytorch_spawner.adapters.engine import connect, find_injection, translated
 from pytorch_spawner.errors import (
     EngineRefused,
     EngineUnavailable,
@@ -75,3 +76,14 @@ def test_foreign_errors_become_sentences(error: Exception, expected: type[LabErr
         raise error
     assert "x" not in said.value.public_message.split()
     assert said.value.public_message.endswith(".")
+
+
+def test_tls_without_certificates_is_a_sentence_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_TLS_VERIFY", "1")
+    monkeypatch.setenv("DOCKER_CERT_PATH", str(tmp_path))
+    with pytest.raises(EngineUnavailable, match=r"cert\.pem and key\.pem") as said:
+        connect()
+    assert "unset" in said.value.public_message
+    assert "certificate" in said.value.detail

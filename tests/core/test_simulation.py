@@ -105,6 +105,11 @@ def test_who_is_refused_and_who_is_never_served() -> None:
     assert said.utilisation == pytest.approx(1.0)
 
 
+def test_a_grant_counts_whatever_its_images_for_a_trace_names_none() -> None:
+    grants = (Grant("all", count=4, images=("lab:cuda",)),)
+    assert simulate(THREE, lab(), grants, Policy()) == simulate(THREE, lab(), ALL, Policy())
+
+
 def test_nobody_at_all_and_no_gpu_at_all() -> None:
     said = simulate((), lab(), ALL, Policy())
     assert (said.starts, said.utilisation, said.fairness) == (0, None, None)

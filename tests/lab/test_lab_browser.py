@@ -22,7 +22,7 @@ from lab_browser import (
     tell,
     verdict,
 )
-from lab_fakes import FakeWaiting
+from lab_fakes import ENTER, FakeWaiting
 from lab_site import Site
 
 from pytorch_spawner.core.tickets import Ticket
@@ -258,6 +258,20 @@ async def test_a_session_that_ended_leads_to_the_login(lab, page):
     await shoot(page, "session")
 
 
+async def test_a_login_in_another_tab_is_no_lost_right(lab, page):
+    tell(lab, journals.FINE)
+    await open_page(lab, page, "servers/ana/#memory")
+    await expect(verdict(page)).to_have_text("Your GPU is ready.")
+    await page.context.clear_cookies()
+    lab.hub.browser_user_token = lab.hub.add("ana-again", "ana", ENTER)
+    other = await page.context.new_page()
+    await open_page(lab, other)
+    await drop_streams(lab)
+    await page.get_by_role("link", name="Load it again").click()
+    await expect(page.get_by_role("link", name="Load it again")).to_have_count(0)
+    await expect(verdict(page)).to_have_text("Your GPU is ready.")
+
+
 async def drop_streams(lab: Site) -> None:
     """Send every viewer off, as a service that restarts does."""
     for watch in lab.lab.follower._watches.values():
@@ -272,6 +286,17 @@ async def test_a_viewer_reads_whose_server_it_is(lab, page):
     await open_page(lab, page)
     await expect(verdict(page)).to_have_text("ana's GPU is ready.")
     await expect(page.get_by_role("button", name="Open JupyterLab")).to_have_count(0)
+
+
+async def test_only_the_owner_is_led_to_the_button_that_stops_their_own_server(lab, page):
+    tell(lab, journals.FINE)
+    await open_page(lab, page)
+    await expect(page.get_by_role("link", name="Stop server…")).to_be_visible()
+    lab.hub.browser_user_token = "kim-page"
+    await page.context.clear_cookies()
+    await open_page(lab, page)
+    await expect(verdict(page)).to_have_text("ana's GPU is ready.")
+    await expect(page.get_by_role("link", name="Stop server…")).to_be_hidden()
 
 
 async def test_the_theme_switch_is_the_hubs(lab, page):
@@ -336,7 +361,7 @@ async def test_a_server_that_queues_shows_its_place_and_where_to_leave(lab, page
     await expect(page).to_have_title("2nd in the queue · Lab")
     leave = page.get_by_role("button", name="Leave, or start without a GPU…")
     await expect(leave).to_have_attribute("href", "/hub/spawn-pending/ana")
-    await expect(page.get_by_role("button", name="Stop server…")).to_be_hidden()
+    await expect(page.get_by_role("link", name="Stop server…")).to_be_hidden()
     put(lab, start, 1, time.time() - 60)
     await expect(verdict(page)).to_have_text("You are 1st in the queue.")
     go_on(lab, start, journals.hub_until("lab")[1:])

@@ -111,6 +111,42 @@ async def test_without_a_course_there_is_no_card(lab, page):
     await expect(card_of(page)).to_be_hidden()
 
 
+NOT_TAUGHT = "The notebooks of CNNs are not published yet. Ask whoever teaches the course."
+
+
+def not_taught(said: Any = NOT_TAUGHT) -> journals.Story:
+    """The hub tells it while it plans the container."""
+    note = (0.3, "start", {"stage": "course", "message": said})
+    return [*UP[:2], note, *UP[2:]]
+
+
+async def test_what_a_start_could_not_bring_of_its_course_is_read_and_is_no_stage(lab, page):
+    start = tell(lab, not_taught())
+    await open_page(lab, page)
+    await expect(card_of(page).get_by_text(NOT_TAUGHT)).to_be_visible()
+    await expect(card_of(page)).not_to_contain_text("copied")
+    steps = page.get_by_role("list", name="Stages of the start").get_by_role("listitem")
+    took = round(UP[2][0] - UP[1][0], 1)
+    await expect(steps.nth(1)).to_contain_text(f"Home{took} s")
+    # The sync of what is there does not wipe what is not.
+    go_on(lab, start, [BEGIN, done()])
+    await expect(card_of(page).get_by_text("up to date, commit 4f1c2a0")).to_be_visible()
+    await expect(card_of(page).get_by_text(NOT_TAUGHT)).to_be_visible()
+
+
+@pytest.mark.parametrize("said", [journals.BAD, "x " * 2000, 7, None, {}])
+async def test_an_odd_note_of_a_course_is_a_text_of_bounded_length_or_none(lab, page, said):
+    tell(lab, not_taught(said))
+    await open_page(lab, page)
+    await expect(verdict(page)).to_have_text("Your GPU is ready.")
+    if isinstance(said, str):
+        await expect(card_of(page)).to_contain_text(said[:600].strip())
+        assert len(await card_of(page).inner_text()) < 700
+    else:
+        await expect(card_of(page)).to_be_hidden()
+    assert await page.evaluate("window.hacked") is None
+
+
 async def test_the_card_says_still_copying_until_the_notebooks_are_there(lab, page):
     start = tell(lab, [*UP, BEGIN])
     await open_page(lab, page)

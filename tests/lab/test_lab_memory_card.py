@@ -5,12 +5,14 @@ Set LAB_TEST_SCREENSHOTS to a folder to keep a picture of each situation.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
 import lab_journals as journals
+import pytest
 import pytest_asyncio
 from lab_browser import MARKS, expect, go_on, new_page, open_page, shoot, tell
 from lab_containers import IDLE, KERNEL, kernel, printed, put_containers
@@ -109,6 +111,29 @@ async def test_what_cannot_be_shut_down_is_said_in_the_question(lab, page):
     await question.get_by_role("button", name="Shut down", exact=True).click()
     await expect(question.get_by_role("alert")).to_contain_text("JupyterLab did not shut")
     await shoot(page, "memory-not-shut-down")
+    await question.get_by_role("button", name="Keep it").click()
+    await expect(question).to_have_count(0)
+
+
+@pytest.mark.parametrize("presses", [1, 3])
+async def test_a_refusal_is_read_however_often_escape_was_pressed_meanwhile(lab, page, presses):
+    put_containers(lab).said["ana/"] = printed(CV)
+    await open_page(lab, page)
+    await card_of(page).get_by_role("button", name="Shut down cv-03.ipynb").click()
+    is_pressed = threading.Event()
+
+    def ask(*_: Any) -> str:
+        assert is_pressed.wait(20)
+        return '{"v": 1, "status": 500}'
+
+    lab.lab.kernels.ask = ask
+    question = page.get_by_role("dialog", name="Shut down cv-03.ipynb?")
+    await question.get_by_role("button", name="Shut down", exact=True).click()
+    await expect(question.get_by_role("button", name="Shutting down…")).to_be_disabled()
+    for _ in range(presses):
+        await page.keyboard.press("Escape")
+    is_pressed.set()
+    await expect(question.get_by_role("alert")).to_contain_text("JupyterLab did not shut")
     await question.get_by_role("button", name="Keep it").click()
     await expect(question).to_have_count(0)
 

@@ -279,3 +279,17 @@ async def test_ready_while_the_courses_notebooks_are_copied_goes_to_the_landing_
     pending.hub.progress.append({"progress": 100, "ready": True, "message": "Server ready"})
     await page.wait_for_url(re.compile("/services/lab/servers/ana/$"))
     await expect(page.get_by_text("Still copying the course's notebooks")).to_be_visible()
+
+
+async def test_ready_without_the_courses_notebooks_goes_where_that_is_said(pending, page):
+    said = "The notebooks of CNNs are not published yet. Ask whoever teaches the course."
+    note = (0.2, "start", {"stage": "course", "message": said})
+    story = journals.hub_until("container")
+    pending.hub.progress += progress_of([*story[:2], note, *story[2:]])
+    tell(pending, [*story[:2], note, *journals.hub_until("lab")[2:]])
+    await page.goto(pending_url(pending, "?next=%2Fhub%2Fuser%2Fana%2F"))
+    card = page.get_by_role("region", name="Course notebooks")
+    await expect(card.get_by_text(said)).to_be_visible()
+    pending.hub.progress.append({"progress": 100, "ready": True, "message": "Server ready"})
+    await page.wait_for_url(re.compile("/services/lab/servers/ana/$"))
+    await expect(card.get_by_text(said)).to_be_visible()

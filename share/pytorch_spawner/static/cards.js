@@ -245,20 +245,26 @@ function targetRow(target) {
 }
 
 export function courseCard(state) {
-  const { course } = state;
-  if (!course) return [];
-  const body = [h("p", { class: "mb-1" }, h("strong", {}, course.title))];
-  if (course.phase === "failed") body.push(...failedCourse(course));
-  else if (course.phase === "done") body.push(...syncedCourse(course));
-  else if (isCopying(state)) {
-    body.push(
+  const { course, courseNote } = state;
+  if (!course && !courseNote) return [];
+  const body = courseNote ? [h("p", { class: "mb-1" }, ...mark("warn"), courseNote)] : [];
+  if (course) body.push(...foundCourse(course, isCopying(state)));
+  return [head("Course notebooks", course ? sayCourse(course) : ""), h("div", { class: "card-body" }, ...body)];
+}
+
+function foundCourse(course, isOnItsWay) {
+  const parts = [h("p", { class: "mb-1" }, h("strong", {}, course.title))];
+  if (course.phase === "failed") parts.push(...failedCourse(course));
+  else if (course.phase === "done") parts.push(...syncedCourse(course));
+  else if (isOnItsWay) {
+    parts.push(
       h("p", { class: "mb-1" }, "Still copying the course's notebooks…"),
       h("p", { class: "lab-quiet mb-0" }, "JupyterLab can be opened meanwhile; the files appear by themselves."),
     );
-  } else body.push(h("p", { class: "lab-quiet mb-0" }, "They were still being copied when the server ended."));
+  } else parts.push(h("p", { class: "lab-quiet mb-0" }, "They were still being copied when the server ended."));
   const resets = course.resets.map(({ message, isFine }) => h("li", {}, ...mark(isFine ? "ok" : "warn"), message));
-  if (resets.length) body.push(h("ul", { class: "lab-list" }, ...resets));
-  return [head("Course notebooks", sayCourse(course)), h("div", { class: "card-body" }, ...body)];
+  if (resets.length) parts.push(h("ul", { class: "lab-list" }, ...resets));
+  return parts;
 }
 
 function mark(level) {

@@ -39,6 +39,7 @@ export function emptyState() {
     checks: new Map(), // code -> {code, phase, level, sentence, remedy, adminRemedy, seconds, needsRestart, compile}
     warmupComing: false,
     warmup: null, // {device, deviceName, note, targets: Map id -> {...}, done, level}
+    courseNote: "", // what a start could not bring of its course
     course: null, // {title, phase: "copying" | "done" | "failed", commit, files, kept, conflicts, resets, ...}
     samples: new Map(), // uuid -> {utilisation, used, total, temperature, power, at, history}
     seq: 0,
@@ -97,6 +98,11 @@ const FOLDERS = {
       return;
     }
     state.turn = "";
+    // No stage that anybody waits for.
+    if (stage === "course") {
+      state.courseNote = text(data.message, MAX_SENTENCE);
+      return;
+    }
     // The warm-up begins after Lab answers, so its own events come too late for the pending page.
     if (data.warmup === true) state.warmupComing = true;
     const waited = stage === "gpu" ? number(data.waited_s, 0, MAX_SECONDS) : null;

@@ -34,7 +34,8 @@ export function start(root) {
   const memory = memoryCard(config, page.parts.cards);
   page.redraw = () => {
     page.isDrawing = false;
-    stop.hidden = Boolean(page.state.end) || page.isUnknown || isQueueing(page.state);
+    // The hub's home page has a button for one's own servers only.
+    stop.hidden = !config.isOwner || Boolean(page.state.end) || page.isUnknown || isQueueing(page.state);
     const look = { config, now: now(), standing: page.server, primary: primary(page) };
     if (page.isUnknown) Object.assign(look, { verdict: neverStarted(config), isEmpty: true });
     draw(page.parts, page.state, look);
@@ -151,14 +152,21 @@ function takeServer(page, server) {
 async function findOut(page) {
   page.source = null;
   let status = 0;
+  let code = "";
   try {
-    status = (await fetch(address(page, { format: "json" }), { cache: "no-store" })).status;
+    const answer = await fetch(address(page, { format: "json" }), { cache: "no-store" });
+    status = answer.status;
+    if (status === 403) code = (await answer.json()).code;
   } catch {
-    status = 0;
+    // Away, or a 403 that says no more.
   }
   if (status === 401) {
-    const link = h("a", { href: location.href, class: "alert-link" }, "Log in again");
-    drawNotice(page.parts, "Your session has ended. ", link, " to see news; your server is not affected.");
+    tellOld(page, "Your session has ended. ", "Log in again");
+    return;
+  }
+  // A login in another tab made another proof; this page has the old one.
+  if (status === 403 && code === "xsrf") {
+    tellOld(page, "This page is older than your login. ", "Load it again");
     return;
   }
   if (status === 403) {
@@ -175,6 +183,12 @@ async function findOut(page) {
   page.attempts += 1;
   if (status !== 200 || page.attempts > 2) tellLost(page, status);
   again(page, status === 200 ? 0.5 : Math.min(LONGEST_PAUSE_S, 2 ** page.attempts / 2));
+}
+
+// Without the fragment: a link to the very same address would load nothing.
+function tellOld(page, why, remedy) {
+  const link = h("a", { href: location.href.split("#")[0], class: "alert-link" }, remedy);
+  drawNotice(page.parts, why, link, " to see news; your server is not affected.");
 }
 
 function tellLost(page, status) {

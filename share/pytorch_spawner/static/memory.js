@@ -172,6 +172,8 @@ function ask(card, one) {
     h("div", { class: "lab-dialog-buttons" }, yes, no),
   );
   no.addEventListener("click", () => dialog.close());
+  // Escape must not hide what comes of it.
+  dialog.addEventListener("cancel", (event) => no.disabled && event.preventDefault());
   yes.addEventListener("click", () => shutDown(card, one, { dialog, problem, yes, no }));
   dialog.addEventListener("close", () => dialog.remove());
   // Not into the card, which may be hidden or moved while the question is open.
@@ -197,6 +199,12 @@ async function shutDown(card, one, { dialog, problem, yes, no }) {
   if (why) {
     problem.textContent = why;
     problem.hidden = false;
+    // Whoever presses Escape three times closes it, whatever "cancel" says.
+    if (!dialog.open) {
+      document.body.append(dialog);
+      dialog.showModal();
+      no.focus();
+    }
     return;
   }
   dialog.close();

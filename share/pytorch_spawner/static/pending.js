@@ -58,7 +58,7 @@ export function start(root, config) {
 
 function startAgain({ config, state }) {
   const links = [{ label: "Try again", href: config.spawnUrl }];
-  if (mayStartWithoutGpu(state)) links.push(withoutGpu(config));
+  if (mayStartWithoutGpu(state)) links.push(withoutGpu(config, config.course));
   return links;
 }
 
@@ -121,14 +121,15 @@ function end(page, message) {
   page.state.end ??= { kind: "failed", at: Date.now() / 1000, message, remedy: "", code: "", logTail: [] };
 }
 
-// Lab answers. Who is still warming up, or waits for the course's notebooks, goes to the landing page;
-// all others where they wanted to go.
+// Lab answers. Who is still warming up, waits for the course's notebooks, or gets none, goes to the
+// landing page; all others where they wanted to go.
 function leave(page) {
   page.isOver = true;
   page.source.close();
   page.state.isUp = true;
-  const isBusy = warmupProgress(page.state).isRunning || isCopying(page.state);
-  if (!isSpecific(page.config) && isBusy) {
+  const { state } = page;
+  const hasMore = warmupProgress(state).isRunning || isCopying(state) || Boolean(state.courseNote);
+  if (!isSpecific(page.config) && hasMore) {
     location.replace(page.config.landingUrl);
   } else {
     location.reload();

@@ -46,9 +46,11 @@ export function mount(root, actions) {
 }
 
 // The hub takes the options of a start from its address, too.
-// course: of the start that failed, which is kept.
-export function withoutGpu({ spawnUrl }, course = "") {
-  const choice = new URLSearchParams({ share: "none", ...(course && { course }) });
+// course: of the start that failed, which is kept; also "", since a start that names none may get the
+// person's only one. Where nobody knows it, the hub decides anew.
+export function withoutGpu({ spawnUrl, next }, course) {
+  const isKnown = typeof course === "string";
+  const choice = new URLSearchParams({ share: "none", ...(isKnown && { course }), ...(next && { next }) });
   return { label: "Start without a GPU", href: `${spawnUrl}?${choice}`, isSecond: true };
 }
 
@@ -62,7 +64,7 @@ export function draw(parts, state, look) {
   renew(parts.stages, stageItems(state, look.now));
   renew(parts.log, failureLog(state));
   renew(parts.gpu, gpuCard(state, look.now, look.standing));
-  parts.course.hidden = !state.course;
+  parts.course.hidden = !state.course && !state.courseNote;
   renew(parts.course, courseCard(state));
   renew(parts.checks, checksCard(state, look.config));
   renew(parts.warmup, warmupCard(state));

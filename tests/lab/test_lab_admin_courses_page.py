@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -79,6 +80,20 @@ def manifest(site: Site, name: str = "cv") -> Manifest:
 
 async def look_again(page: Any) -> None:
     await page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
+async def hold_posts(page: Any, address: str) -> list[Any]:
+    """Let them take a while: a second press comes before an answer; returns those that come."""
+    held = []
+
+    async def hold(route: Any) -> None:
+        if route.request.method == "POST":
+            held.append(route)
+            await asyncio.sleep(0.5)
+        await route.continue_()
+
+    await page.route(address, hold)
+    return held
 
 
 async def width_of(page: Any) -> int:
@@ -265,6 +280,17 @@ async def test_the_empty_page_offers_an_example(
     assert manifest(empty, example["name"]).members.staff == ("ida",)
 
 
+async def test_a_double_click_adds_one_example(
+    empty: Site, tab: Any, example: dict[str, Any]
+) -> None:
+    await open_as(empty, tab, "instructor", "courses")
+    posted = await hold_posts(tab, "**/api/courses")
+    await tab.get_by_role("button", name="Add the example course").dblclick()
+    await expect(card(tab, example["title"])).to_be_visible()
+    await expect(messages(tab)).to_contain_text("Added:")
+    assert len(posted) == 1
+
+
 @pytest.fixture
 def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """The example course, whatever comes with the lab."""
@@ -415,6 +441,59 @@ async def test_a_session_is_added_by_form_and_removed(lab: Site, page: Any) -> N
     await one.get_by_role("button", name=re.compile("^Remove Tue")).click()
     await expect(one).to_contain_text("No session is planned yet.")
     assert manifest(lab).timetable.sessions == ()
+
+
+async def test_a_session_in_another_time_zone_does_not_move_those_that_are_there(
+    lab: Site, tab: Any
+) -> None:
+    times = {"start": "2099-03-03T09:00", "end": "2099-03-03T11:00"}
+    there = {"timezone": "Europe/Berlin", "sessions": [times]}
+    lab.ledger.save_course(HUB, parse_manifest({**COURSE, "timetable": there}), "ida")
+    await open_as(lab, tab, "instructor", "courses")
+    await button(card(tab), "Timetable").click()
+    one = panel(tab, "Timetable of Computer vision")
+    zone = one.get_by_label("Time zone")
+    await zone.fill("Asia/Tokyo")
+    await one.get_by_role("button", name="Add the session").click()
+    await expect(zone).to_have_accessible_description(
+        re.compile("there are in Europe/Berlin; this would move them all.*in the manifest")
+    )
+    await expect(zone).to_be_focused()
+    assert manifest(lab).timetable.timezone == "Europe/Berlin"
+    await zone.fill("Europe/Berlin")
+    await one.get_by_role("button", name="Add the session").click()
+    await expect(messages(tab)).to_contain_text("The session is added.")
+    assert len(manifest(lab).timetable.sessions) == 2
+
+
+async def test_sessions_with_an_offset_stay_where_they_are_in_any_time_zone(
+    lab: Site, tab: Any
+) -> None:
+    times = {"start": "2099-03-03T09:00+01:00", "end": "2099-03-03T11:00+01:00"}
+    lab.ledger.save_course(HUB, parse_manifest({**COURSE, "timetable": {"sessions": [times]}}), "i")
+    await open_as(lab, tab, "instructor", "courses")
+    await button(card(tab), "Timetable").click()
+    one = panel(tab, "Timetable of Computer vision")
+    await one.get_by_label("Time zone").fill("Asia/Tokyo")
+    await one.get_by_role("button", name="Add the session").click()
+    await expect(messages(tab)).to_contain_text("The session is added.")
+    assert manifest(lab).timetable.timezone == "Asia/Tokyo"
+
+
+async def test_enter_in_the_seats_of_a_calendar_imports_it(lab: Site, tab: Any) -> None:
+    await open_as(lab, tab, "instructor", "courses")
+    await button(card(tab), "Timetable").click()
+    one = panel(tab, "Timetable of Computer vision")
+    await one.get_by_text("Import a calendar").click()
+    files = [{"name": "c.ics", "mimeType": "text/calendar", "buffer": CALENDAR.encode()}]
+    await one.get_by_label("Calendar file").set_input_files(files=files)
+    await one.get_by_label("Seats of each session").fill("12")
+    await tab.keyboard.press("Enter")
+    await expect(messages(tab)).to_contain_text("The timetable has 1 session now.")
+    (session,) = manifest(lab).timetable.sessions
+    assert (session.title, session.seats) == ("Laboratory", 12)
+    # What is added next is meant by the clocks that the calendar's sessions have now.
+    await expect(one.get_by_label("Time zone")).to_have_value(manifest(lab).timetable.timezone)
 
 
 async def test_a_calendar_is_imported(lab: Site, tab: Any) -> None:

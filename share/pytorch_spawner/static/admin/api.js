@@ -4,12 +4,11 @@ import { h } from "../dom.js";
 
 const PATIENCE_MS = 30_000;
 const LOOK_MS = 100;
-const UNREACHABLE = "The lab did not answer. Check your connection, then try again; what you typed stays here.";
 
 // What the service refused, or that it could not be asked at all (status 0).
 export class Refused extends Error {
-  constructor(status, { code = "", message = "", faults = [], problems = [], now } = {}) {
-    super(message || sayStatus(status));
+  constructor(status, { code = "", message = "", faults = [], problems = [], now } = {}, isChange = false) {
+    super(message || sayStatus(status, isChange));
     this.name = "Refused";
     this.status = status;
     this.code = code;
@@ -17,15 +16,29 @@ export class Refused extends Error {
     this.problems = problems;
     this.now = now; // the row as it is now (409); null: it is gone
     this.needsLogin = status === 401 || code === "xsrf";
+    // An answer that never came may be that of a change that was made.
+    this.isUnknown = isChange && (status === 0 || status >= 500);
   }
 }
 
-function sayStatus(status) {
-  if (status === 0) return UNREACHABLE;
+// What came of it, and why; said: what did where that is known.
+export function outcome(error, said = "") {
+  const first = error.isUnknown ? "It is not known whether this was done; look before you repeat it." : said;
+  return [first, error.message || "The lab did not answer."].filter(Boolean).join(" ");
+}
+
+// A change that may have been made is not to be tried again unseen.
+function sayStatus(status, isChange) {
+  if (status === 0) {
+    const again = isChange ? "" : ", then try again; what you typed stays here";
+    return `The lab did not answer. Check your connection${again}.`;
+  }
   if (status === 401) return "Your session has ended. Log in again.";
   if (status === 403) return "You may not do this. An admin of the lab can give you the right.";
-  if (status >= 500)
-    return `The lab had an error of its own (${status}). Try again; if it stays, see the service's log.`;
+  if (status >= 500) {
+    const remedy = isChange ? "See" : "Try again; if it stays, see";
+    return `The lab had an error of its own (${status}). ${remedy} the service's log.`;
+  }
   return `The lab refused this (${status}).`;
 }
 
@@ -62,13 +75,14 @@ export function loginLink(style = "") {
 }
 
 export function connectApi(config) {
-  async function call(method, path, { body, etag, type, signal } = {}) {
+  async function call(method, path, { body, etag, type, signal, isChange = method !== "GET" } = {}) {
     const headers = { Accept: "application/json, text/csv;q=0.9, */*;q=0.5", "X-XSRFToken": xsrf };
     if (etag !== undefined && etag !== null) headers["If-Match"] = etag === "*" ? "*" : `"${etag}"`;
     if (body !== undefined) headers["Content-Type"] = type ?? "application/json";
     const content = body === undefined || type ? body : JSON.stringify(body);
-    const { answer, data } = await reach(config.apiUrl + path, { method, headers, body: content }, signal);
-    if (!answer.ok) throw new Refused(answer.status, typeof data === "object" && data !== null ? data : {});
+    const request = { method, headers, body: content };
+    const { answer, data } = await reach(config.apiUrl + path, request, signal, isChange);
+    if (!answer.ok) throw new Refused(answer.status, typeof data === "object" && data !== null ? data : {}, isChange);
     return { status: answer.status, data, etag: (answer.headers.get("ETag") ?? "").replace(/^(W\/)?"|"$/g, "") };
   }
 
@@ -76,7 +90,7 @@ export function connectApi(config) {
 }
 
 // The answer with its content; whoever aborts gets the AbortError, silence becomes a sentence.
-async function reach(address, request, signal) {
+async function reach(address, request, signal, isChange) {
   const own = new AbortController();
   const giveUp = () => own.abort();
   const timer = setTimeout(giveUp, PATIENCE_MS);
@@ -89,7 +103,7 @@ async function reach(address, request, signal) {
     return { answer, data: isJson && text ? JSON.parse(text) : text || null };
   } catch {
     if (signal?.aborted) throw new DOMException("Aborted", "AbortError");
-    throw new Refused(0, { code: "unreachable", message: UNREACHABLE });
+    throw new Refused(0, { code: "unreachable" }, isChange);
   } finally {
     clearTimeout(timer);
     signal?.removeEventListener("abort", giveUp);

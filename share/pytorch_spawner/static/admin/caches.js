@@ -5,7 +5,7 @@ import { connectApi } from "./api.js";
 import { openBuild } from "./cache-build.js";
 import { buildCard, cacheTable } from "./cache-table.js";
 import { isRunning, nameOf } from "./cache-words.js";
-import { loader, renewNamed, stateBox } from "./list-page.js";
+import { guarded, loader, renewNamed, stateBox } from "./list-page.js";
 import { follow } from "./live.js";
 import { confirmDialog, toast } from "./ui.js";
 
@@ -63,7 +63,7 @@ async function look(page) {
   if (!document.hidden) {
     await page.load({ quiet: true });
     const running = [...page.opened.keys()].filter((id) => page.rows.has(id) && isRunning(page.rows.get(id)));
-    await Promise.all(running.map((id) => readLog(page, id)));
+    await Promise.all(running.map((id) => readLog(page, id, { quiet: true })));
   }
   wait(page);
 }
@@ -121,14 +121,15 @@ function open(page, { id }) {
   return readLog(page, id);
 }
 
-async function readLog(page, id) {
+// quiet: looked at again; the page's own load says that the lab is away, and that it is back.
+async function readLog(page, id, { quiet = false } = {}) {
   try {
     const { data } = await page.api.call("GET", `caches/${id}`);
     if (!page.opened.has(id)) return;
     page.opened.set(id, data.cache);
     draw(page);
   } catch (error) {
-    page.state.refused(error);
+    if (!quiet) page.state.refused(error, "");
   }
 }
 
@@ -144,7 +145,7 @@ function act(page, action, row) {
 }
 
 async function ask(page, again) {
-  await guarded(page, async () => {
+  await guarded(page, "panel", async () => {
     const { data: choices } = await page.api.call("GET", "caches/choices");
     openBuild({
       choices,
@@ -160,7 +161,7 @@ async function ask(page, again) {
 
 // Promote or roll back; both can be taken back.
 async function give(page, action, row) {
-  await guarded(page, async () => {
+  await guarded(page, `${action} ${row.id}`, async () => {
     const { data } = await page.api.call("POST", `caches/${row.id}/${action}`, { etag: row.etag });
     await page.load({ quiet: true });
     const done = action === "promote" ? "Promoted" : "Rolled back";
@@ -186,7 +187,7 @@ async function stop(page, row) {
     danger: true,
   });
   if (!isSure) return;
-  await guarded(page, async () => {
+  await guarded(page, `stop ${row.id}`, async () => {
     await page.api.call("POST", `caches/${row.id}/stop`);
     await look(page);
     toast(`The build of ${nameOf(row)} is asked to stop.`);
@@ -202,22 +203,11 @@ async function remove(page, row) {
     danger: true,
   });
   if (!isSure) return;
-  await guarded(page, async () => {
+  await guarded(page, `remove ${row.id}`, async () => {
     await page.api.call("DELETE", `caches/${row.id}`, { etag: row.etag });
     await page.load({ quiet: true });
     toast(`Removed: ${nameOf(row)}.`);
   });
-}
-
-// Somebody else was faster, or it is over: show what is now, with the sentence that says so.
-async function guarded(page, action) {
-  page.state.forget();
-  try {
-    await action();
-  } catch (error) {
-    page.state.refused(error);
-    if ([400, 404, 409].includes(error.status)) await page.load({ quiet: true });
-  }
 }
 
 start(document.getElementById("admin"));

@@ -1,6 +1,7 @@
 // The panel of a course's timetable: its sessions, one more by form, or all of a calendar's.
 
 import { h } from "../dom.js";
+import { outcome } from "./api.js";
 import { seatWords, sessionTime } from "./course-words.js";
 import { field, openPanel, toast } from "./ui.js";
 
@@ -33,6 +34,7 @@ export function openTimetable({ course, save, take }) {
       const { course: fresh, sentence, notes } = await take(body, panel.course.etag);
       panel.course = fresh;
       redraw();
+      fields.timezone.input.value = zoneOf(fresh);
       toast(sentence);
       return notes;
     },
@@ -57,7 +59,7 @@ export function openTimetable({ course, save, take }) {
       label: "Add the session",
       async run() {
         const one = readSession(fields);
-        if (!one) return false;
+        if (!one || !staysInZone(fields.timezone, there(), panel.course.timezone)) return false;
         await change([...there(), one], fields.timezone.input.value.trim(), "The session is added.");
         for (const name of ["title", "until"]) fields[name].input.value = "";
         return false;
@@ -73,7 +75,7 @@ async function guarded(alert, action) {
   try {
     await action();
   } catch (error) {
-    alert.replaceChildren(h("div", { class: "alert alert-danger", role: "alert" }, error.message));
+    alert.replaceChildren(h("div", { class: "alert alert-danger", role: "alert" }, outcome(error)));
   }
 }
 
@@ -121,6 +123,15 @@ function readSession({ day, from, to, until, seats, title }) {
   };
 }
 
+// A timetable has one zone, by whose clocks all its times without an offset are meant.
+function staysInZone({ input, setProblem }, slots, zone) {
+  if (input.value.trim() === zone || slots.every(({ start }) => hasOffset(start))) return true;
+  const remedy = `Enter ${zone}, or change it in the manifest.`;
+  setProblem(`The sessions that are there are in ${zone}; this would move them all. ${remedy}`);
+  input.focus();
+  return false;
+}
+
 function nextDay(day) {
   return new Date(Date.parse(`${day}T00:00:00Z`) + 86_400_000).toISOString().slice(0, 10);
 }
@@ -164,15 +175,19 @@ function sessionList(course, remove) {
 
 // "Tue 3 Mar 2026, 09:00–11:00, every week until 2 Jun 2026", by the clocks of the timetable.
 function slotWords({ start, end, weekly_until: until }, zone) {
-  const hasOffset = /(Z|[+-]\d\d:?\d\d)$/.test(start);
+  const isFixed = hasOffset(start);
   const at = (text, how) =>
-    new Date(hasOffset ? text : `${text}Z`).toLocaleString([], { ...how, timeZone: hasOffset ? zone : "UTC" });
+    new Date(isFixed ? text : `${text}Z`).toLocaleString([], { ...how, timeZone: isFixed ? zone : "UTC" });
   const day = { weekday: "short", day: "numeric", month: "short", year: "numeric" };
   const hours = { hour: "2-digit", minute: "2-digit" };
   const weekly = until
     ? `, every week until ${new Date(`${until}T00:00:00Z`).toLocaleDateString([], { ...day, timeZone: "UTC" })}`
     : "";
   return `${at(start, day)}, ${at(start, hours)}–${at(end, hours)}${weekly}`;
+}
+
+function hasOffset(text) {
+  return /(Z|[+-]\d\d:?\d\d)$/.test(text);
 }
 
 // ---- a calendar ---------------------------------------------------------------------------------
@@ -205,6 +220,12 @@ function calendarFields({ run }) {
         notes.length ? h("ul", { class: "lab-small", role: "status" }, ...notes.map((note) => h("li", {}, note))) : "",
       );
     });
+  });
+  // Enter would press the panel's own button, which adds a session.
+  seats.input.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter") return;
+    event.preventDefault();
+    if (!event.repeat) button.click();
   });
   return h(
     "details",

@@ -8,7 +8,7 @@ import { openLink } from "./course-link.js";
 import { openReset } from "./course-students.js";
 import { openTimetable } from "./course-timetable.js";
 import { short, untriedStep } from "./course-words.js";
-import { loader, renewNamed, stateBox } from "./list-page.js";
+import { guarded, loader, renewNamed, stateBox } from "./list-page.js";
 import { follow } from "./live.js";
 import { plural } from "../said.js";
 import { confirmDialog, toast } from "./ui.js";
@@ -59,7 +59,8 @@ async function look(page) {
   if (!document.hidden) {
     await page.load({ quiet: true });
     const names = [...page.opened.keys()].filter((name) => page.courses.has(name));
-    await Promise.all(names.flatMap((name) => [...page.opened.get(name).keys()].map((what) => read(page, name, what))));
+    const again = (name) => [...page.opened.get(name).keys()].map((what) => read(page, name, what, { quiet: true }));
+    await Promise.all(names.flatMap(again));
   }
   wait(page);
 }
@@ -143,7 +144,8 @@ function toggle(page, { name }, what) {
   return read(page, name, what);
 }
 
-async function read(page, name, what) {
+// quiet: looked at again; the page's own load says that the lab is away, and that it is back.
+async function read(page, name, what, { quiet = false } = {}) {
   try {
     const { data } = await page.api.call("GET", what === "students" ? `courses/${name}/students` : `courses/${name}`);
     const open = page.opened.get(name);
@@ -151,7 +153,7 @@ async function read(page, name, what) {
     open.set(what, what === "students" ? data : data.course);
     draw(page);
   } catch (error) {
-    page.state.refused(error);
+    if (!quiet) page.state.refused(error, "");
   }
 }
 
@@ -184,11 +186,11 @@ async function add(page, body) {
 }
 
 function addExample(page) {
-  return guarded(page, () => add(page, { example: true }));
+  return guarded(page, "example", () => add(page, { example: true }));
 }
 
 function edit(page, { name }) {
-  return guarded(page, async () => {
+  return guarded(page, "panel", async () => {
     const { data } = await page.api.call("GET", `courses/${name}`);
     openYaml({
       user: page.config.user,
@@ -204,7 +206,7 @@ function edit(page, { name }) {
 }
 
 function timetable(page, { name }) {
-  return guarded(page, async () => {
+  return guarded(page, "panel", async () => {
     const again = async () => (await page.api.call("GET", `courses/${name}`)).data.course;
     openTimetable({
       course: await again(),
@@ -272,7 +274,7 @@ async function remove(page, { name, title, etag }) {
     danger: true,
   });
   if (!isSure) return;
-  await guarded(page, async () => {
+  await guarded(page, `remove ${name}`, async () => {
     await page.api.call("DELETE", `courses/${name}`, { etag });
     page.opened.delete(name);
     await look(page);
@@ -291,29 +293,18 @@ function reset(page, { name, title }, { user }) {
     row,
     async save(body) {
       const { data } = await page.api.call("POST", `courses/${name}/reset`, { body });
-      await read(page, name, "students");
+      await read(page, name, "students", { quiet: true });
       return data.sentence;
     },
   });
 }
 
 function done(page, path, options = {}) {
-  return guarded(page, async () => {
+  return guarded(page, path, async () => {
     const { data } = await page.api.call("POST", path, options);
     toast(data.sentence);
     await look(page);
   });
-}
-
-// Somebody else was faster, or it is over: show what is now, with the sentence that says so.
-async function guarded(page, action) {
-  page.state.forget();
-  try {
-    await action();
-  } catch (error) {
-    page.state.refused(error);
-    if ([400, 404, 409].includes(error.status)) await page.load({ quiet: true });
-  }
 }
 
 start(document.getElementById("admin"));

@@ -2,6 +2,7 @@
 
 import { h } from "../dom.js";
 import { gib, plural } from "../said.js";
+import { outcome } from "./api.js";
 import { effectNodes, makePreview } from "./grant-preview.js";
 import { holderName, isMig, modeToCome, modeWords, stateOf, subjectWords } from "./gpu-words.js";
 import { debounce, field, openPanel, toast } from "./ui.js";
@@ -351,7 +352,7 @@ function pinLine(page, gpu, one, onGone) {
       await removePin(page, gpu, one);
       onGone(one);
     } catch (error) {
-      fault.textContent = error.message;
+      fault.textContent = outcome(error);
       button.removeAttribute("aria-disabled");
     }
   });

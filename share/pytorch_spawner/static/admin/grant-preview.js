@@ -34,7 +34,8 @@ export function makePreview({ api, ask, onAnswer = () => {}, title = "If saved",
     if (said.childElementCount === 0) show(h("p", { class: "lab-quiet" }, "Looking what would change…"));
     try {
       const query = isUnknownAllowed ? "?unknown_users=allow" : "";
-      const { data } = await api.call("POST", `grants/preview${query}`, { body, type, signal: mine.signal });
+      const request = { body, type, signal: mine.signal, isChange: false };
+      const { data } = await api.call("POST", `grants/preview${query}`, request);
       if (mine !== running) return;
       onAnswer(data, show);
     } catch (error) {

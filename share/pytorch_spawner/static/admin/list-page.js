@@ -2,6 +2,7 @@
 
 import { h, renew } from "../dom.js";
 import { ago, exact } from "../said.js";
+import { outcome } from "./api.js";
 
 // A place that says that something loads, or why it did not, with "Try again".
 export function stateBox(again) {
@@ -21,11 +22,11 @@ export function stateBox(again) {
       timer = setTimeout(() => say(h("p", { class: "lab-quiet", role: "status" }, sentence)), 300);
     },
     clear: () => say(),
-    // What an action came to; it stays until it is closed or the next action.
-    refused(error) {
+    // What an action came to; it stays until it is closed or the next action. said: what else is known.
+    refused(error, said = "Nothing was changed.") {
       const close = h("button", { type: "button", class: "btn-close ms-auto", "aria-label": "Close" });
       close.addEventListener("click", () => notice.replaceChildren());
-      const words = h("div", {}, ...(error.needsLogin ? loggedOut() : [`${outcome(error, "Nothing was changed.")} ${sentence(error)}`]));
+      const words = h("div", {}, ...(error.needsLogin ? loggedOut() : [outcome(error, said)]));
       notice.replaceChildren(h("div", { class: "alert alert-warning d-flex gap-2", role: "alert" }, words, close));
       notice.scrollIntoView({ block: "nearest" });
     },
@@ -38,10 +39,10 @@ export function stateBox(again) {
 
 function troubleWords(error, again) {
   if (error.needsLogin) return loggedOut();
-  if (error.status === 403) return [sentence(error)];
+  if (error.status === 403) return [outcome(error)];
   const button = h("button", { type: "button", class: "btn btn-sm btn-outline-contrast ms-2" }, "Try again");
   button.addEventListener("click", () => again());
-  return [sentence(error), button];
+  return [outcome(error), button];
 }
 
 function loggedOut() {
@@ -49,13 +50,31 @@ function loggedOut() {
   return ["Your session has ended. ", link, " to go on here; nothing was changed."];
 }
 
-// An answer that never came may be that of a change that was made.
-export function outcome(error, said) {
-  return error.status === 0 || error.status >= 500 ? "It is not known whether this was done; look before you repeat it." : said;
-}
+const underWay = new Map(); // what was pressed and is not over yet, by wish
 
-export function sentence(error) {
-  return error.message || "The lab did not answer.";
+// What a press does. A second one of the same wish meanwhile is a double click and left out; where presses
+// add up, it begins from what the first came to, and is dropped with a first that was refused.
+export async function guarded(page, wish, action, { addsUp = false } = {}) {
+  const before = underWay.get(wish);
+  if (before) {
+    if (addsUp) before.push(action);
+    return;
+  }
+  const turns = [action];
+  let isOld = false;
+  underWay.set(wish, turns);
+  page.state.forget();
+  try {
+    // Those that come meanwhile, too.
+    for (const turn of turns) await turn();
+  } catch (error) {
+    page.state.refused(error);
+    isOld = [400, 404, 409].includes(error.status);
+  } finally {
+    underWay.delete(wish);
+  }
+  // Somebody else was faster, or it is over: show what is now, with the sentence that says so.
+  if (isOld) await page.load({ quiet: true });
 }
 
 // load({quiet}) asks for path() and draws the answer; the last question asked is the one answered.

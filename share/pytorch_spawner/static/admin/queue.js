@@ -8,6 +8,7 @@ import {
   agoTime,
   atMostEvery,
   fromAddress,
+  guarded,
   loader,
   pager,
   queryOf,
@@ -202,15 +203,24 @@ function act(page, action, row) {
   if (action === "remove") return remove(page, row);
   if (action === "set")
     return openBoost({ row, name: label(row), most: MOST, save: (boost, etag) => setBoost(page, row, boost, etag) });
-  const boost = row.boost + (action === "raise" ? STEP : -STEP);
-  return guarded(page, () => setBoost(page, row, Math.max(-MOST, Math.min(MOST, boost)), row.etag));
+  const step = action === "raise" ? STEP : -STEP;
+  return guarded(page, keyOf(row), () => addBoost(page, latest(page, row), step), { addsUp: true });
+}
+
+// The list may have come anew since the button was pressed.
+function latest(page, row) {
+  return page.rows.get(keyOf(row)) ?? row;
+}
+
+function addBoost(page, row, step) {
+  return setBoost(page, row, Math.max(-MOST, Math.min(MOST, row.boost + step)), row.etag);
 }
 
 async function setBoost(page, row, boost, etag) {
   const { data } = await page.api.call("PATCH", path(row), { body: { boost }, etag });
   // Pressed again before the list is there anew, it goes on from here.
   const was = row.boost;
-  Object.assign(row, data.waiting ?? {});
+  Object.assign(latest(page, row), data.waiting ?? {});
   page.load({ quiet: true });
   toast(`${label(row)}: boost ${signed(boost)} (was: ${signed(was)}).`, {
     undo: data.change ? () => undo(page, data.change) : undefined,
@@ -230,22 +240,11 @@ async function remove(page, row) {
     danger: true,
   });
   if (!isSure) return;
-  await guarded(page, async () => {
+  await guarded(page, `remove ${keyOf(row)}`, async () => {
     await page.api.call("DELETE", path(row), { etag: row.etag });
     await page.load({ quiet: true });
     toast(`${label(row)} was removed from the queue.`);
   });
-}
-
-// Somebody else was faster: show what is now, with the sentence that says so.
-async function guarded(page, action) {
-  page.state.forget();
-  try {
-    await action();
-  } catch (error) {
-    page.state.refused(error);
-    if (error.status === 409 || error.status === 404) await page.load({ quiet: true });
-  }
 }
 
 start(document.getElementById("admin"));

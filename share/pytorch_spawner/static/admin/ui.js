@@ -1,7 +1,7 @@
 // What the admin's pages are made of: a side panel, a question, a message with Undo, a field.
 
 import { h } from "../dom.js";
-import { loginLink } from "./api.js";
+import { loginLink, outcome } from "./api.js";
 
 const TOAST_MS = 15_000;
 const PLAIN_TOAST_MS = 8000; // nothing to press in it
@@ -152,7 +152,9 @@ async function run(panel) {
     panel.hasSaved = (await save.run()) !== false;
     if (panel.hasSaved) panel.close();
   } catch (error) {
-    showRefused(panel, error);
+    if (panel.node.open) showRefused(panel, error);
+    // In a panel that was closed meanwhile nobody would see it.
+    else toast([...new Set([wordsOf(error), ...(error.faults ?? [])])].join(" "), { isBad: true });
   } finally {
     panel.isSaving = false;
     button.removeAttribute("aria-disabled");
@@ -170,15 +172,19 @@ function showRefused(panel, error) {
   const rest = showProblems(panel, problems);
   // A fault that stands beside its field is not said twice.
   const faults = (error.faults ?? []).filter((fault) => !problems.some(({ message }) => fault.includes(message)));
-  const said =
-    error.status === undefined ? "This page had an error of its own. Reload it, then try again." : error.message;
-  if (error.status === undefined) console.error(error);
+  const said = wordsOf(error);
   if (error.needsLogin) return tell(panel, loggedOut(), "warning");
   if (error.status === 409) return tell(panel, [h("p", { class: "mb-0" }, said), conflict(panel, error)], "warning");
-  const lines = [...new Set([...faults, ...rest.map(sayProblem)])].filter((line) => line !== said);
+  const lines = [...new Set([...faults, ...rest.map(sayProblem)])].filter((line) => line !== error.message);
   if (!lines.length && problems.length > rest.length) return undefined;
   const list = lines.length ? h("ul", { class: "mb-0" }, ...lines.map((line) => h("li", {}, line))) : null;
   return tell(panel, [h("p", { class: "mb-0" }, said), list], "danger");
+}
+
+function wordsOf(error) {
+  if (error.status !== undefined) return outcome(error);
+  console.error(error);
+  return "This page had an error of its own. Reload it, then try again.";
 }
 
 function tell({ alert }, children, tone) {
@@ -301,14 +307,14 @@ const toasts = []; // on the screen, the oldest first
 const undoable = []; // those of them that can be taken back
 
 // Says what happened for a while; undo: an async function, and the button that calls it (Ctrl+Z
-// does, too). What undo() returns is said then.
-export function toast(text, { undo } = {}) {
+// does, too). What undo() returns is said then. isBad: it was refused.
+export function toast(text, { undo, isBad = false } = {}) {
   const said = h("span", { class: "lab-toast-text" }, text);
   const cross = h("button", { type: "button", class: "btn-close", "aria-label": "Dismiss" });
   const button = undo
     ? h("button", { type: "button", class: "btn btn-sm btn-outline-contrast", title: "Ctrl+Z" }, "Undo")
     : null;
-  const node = h("div", { class: "lab-toast" }, said, button, cross);
+  const node = h("div", { class: isBad ? "lab-toast lab-toast-bad" : "lab-toast" }, said, button, cross);
   const item = { node, said, button, cross, undo, timer: 0 };
   const hold = () => clearTimeout(item.timer);
   const wait = () => {

@@ -113,14 +113,14 @@ class WarmingSpawner(GatedSpawner):
         # Where no way leads out, no port is published either.
         return name, True
 
-    async def _offered(self) -> tuple[Cache, ...]:
+    async def _offered(self) -> tuple[Cache, ...] | None:
         if not self.warm_caches or self.is_warmer:
-            return ()
+            return None
         try:
             return await self.lab.call(lambda ledger: ledger.offered_caches(self.lab.hub))
         except LabError as error:
             self.log.warning("%s: the warm caches are not known: %s", self._log_name, error)
-            return ()
+            return None
 
     async def choose_warm(self, course: str, gpu: Gpu | None) -> Warm:
         """What this start gets; it never fails for want of a cache.
@@ -132,18 +132,23 @@ class WarmingSpawner(GatedSpawner):
         if self._build is not None:
             return await self._plan_build(self._build, gpu)
         offered = await self._offered()
-        if not offered:
+        if offered is None:
             return Warm()
+        # What another one brought that was rolled back must not go on being used.
+        told = {"offered_caches": sorted(warmcache.currents(offered))}
+        if not offered:
+            return Warm(agent=told)
         image_id = await self._image_id()
         for scope in dict.fromkeys((course, "")):
             key = warmcache.key_of(image_id, gpu, scope)
             found = warmcache.choose(offered, key) if key else None
             if found is not None and await self._is_there(found):
-                return await self._give(found)
+                warm = await self._give(found)
+                return replace(warm, agent={**warm.agent, **told})
         has_own = any(one.scope == course for one in offered)
         key = warmcache.key_of(image_id, gpu, course if has_own else "")
         why = warmcache.why_none(offered, key) if key else "This GPU's facts are not known."
-        return Warm(agent={"why_no_cache": why})
+        return Warm(agent={"why_no_cache": why, **told})
 
     async def _is_there(self, cache: Cache) -> bool:
         """Whether its volume is; the engine would make an empty one of that name."""

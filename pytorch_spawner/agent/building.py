@@ -7,6 +7,7 @@ at a deadline, when it fills the disk, and with everything that it forked.
 
 from __future__ import annotations
 
+import errno
 import http.server
 import json
 import os
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
-from pytorch_spawner.agent import child, evidence, own_server, seed
+from pytorch_spawner.agent import build_disk, child, evidence, own_server, seed
 from pytorch_spawner.agent.build_runs import PROFILE, Learnt, folder_of, plan
 from pytorch_spawner.agent.config import Config
 from pytorch_spawner.agent.report import Send
@@ -27,6 +28,7 @@ PREFIX = "@warm-up "
 SUITE_DIR = "/opt/pytorch-spawner/suite"
 # What one target may leave on the disk: far more than any cache (tens of MB), far less than a disk.
 MAX_DISK_BYTES = 4 * 1024**3
+_FULL = f"It wrote more than {MAX_DISK_BYTES // 1024**3} GiB to the disk."
 _LOOK_S = 1.0
 # The service reads the last line and stops the server; without a service the container ends alone.
 _LINGER_S = 120.0
@@ -130,7 +132,7 @@ def _run(job: Mapping[str, Any], left_s: float, disk: _Disk) -> Tuple[str, str]:
     )
     tail = _ANSI.sub("", ended.tail)[-_TAIL:]
     if disk.is_full:
-        return f"It wrote more than {MAX_DISK_BYTES // 1024**3} GiB to the disk.", tail
+        return _FULL, tail
     if ended.late:
         return "The suite did not end before its deadline.", tail
     if errors:
@@ -153,16 +155,19 @@ class _Disk:
 
     def __init__(self, places: Tuple[str, ...]) -> None:
         self._places = places
-        self._began = sum(map(_size, places))
+        self._began = self._used()
         self._looked_at = time.monotonic()
         self.is_full = False
 
     def patience_s(self) -> float:
         """For ``child.run``: how long a silence is fine now."""
         if time.monotonic() - self._looked_at > _LOOK_S:
-            self.is_full = sum(map(_size, self._places)) - self._began > MAX_DISK_BYTES
+            self.is_full = self._used() - self._began > MAX_DISK_BYTES
             self._looked_at = time.monotonic()
         return 0.0 if self.is_full else float("inf")
+
+    def _used(self) -> int:
+        return sum(map(_size, self._places)) + build_disk.nameless_size()
 
 
 def _size(place: str) -> int:
@@ -219,6 +224,7 @@ def run_target(job: Mapping[str, Any], emit: Send) -> None:
             "folder": str}``, the folder below the home.
         emit: Takes "target" for each size, "versions" once, and "failed" instead of the rest.
     """
+    build_disk.bound_files(MAX_DISK_BYTES)
     sys.path.insert(0, SUITE_DIR)
     place = Path(os.environ.get("HOME", "/"), str(job["folder"]))
     place.mkdir(parents=True, exist_ok=True)
@@ -245,11 +251,14 @@ def run_target(job: Mapping[str, Any], emit: Send) -> None:
                     "size": size,
                     "seconds": round(seconds, 3),
                     "hits": found.fx_hit,
-                    "misses": found.fx_miss,
+                    "misses": found.fx_miss + found.fx_bypass,
                     "graphs": found.graphs,
                     "graph_breaks": len(found.graph_breaks),
                 },
             )
+            if found.fx_bypass:
+                emit("failed", {"message": _uncached(found.fx_bypass)})
+                return
             # A later size may be served by what an earlier one compiled.
             if not found.graphs and not number:
                 emit("failed", {"message": "It ran, but torch.compile compiled nothing."})
@@ -258,11 +267,16 @@ def run_target(job: Mapping[str, Any], emit: Send) -> None:
         if isinstance(error, SystemExit) and not error.code:
             emit("failed", {"message": "It ended itself before it was done."})
             return
-        sentence, _ = evidence.cause(error)
-        emit("failed", {"message": f"{sentence}."})
+        is_full = isinstance(error, OSError) and error.errno == errno.EFBIG
+        emit("failed", {"message": _FULL if is_full else f"{evidence.cause(error)[0]}."})
         import traceback
 
         traceback.print_exc()
+
+
+def _uncached(graphs: int) -> str:
+    some = "1 graph" if graphs == 1 else f"{graphs} graphs"
+    return f"PyTorch cannot keep {some} in its cache, so every server would compile anew."
 
 
 def _versions(torch: Any) -> Dict[str, Any]:

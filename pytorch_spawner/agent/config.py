@@ -106,6 +106,8 @@ class Config:
         check_deadline_s: After so many seconds a check with PyTorch counts as hung.
         shm_expected_mib: The size ``/dev/shm`` should have.
         warm_cache: What the lab has compiled for this start; ``None`` when nothing.
+        offered_caches: Ids of the warm caches that starts like this are given, on other GPUs as
+            well; ``None`` where that is not known.
         why_no_cache: Why there is none, as a sentence; "" when nobody expects one.
         course: The course that this start belongs to; ``None`` for none.
     """
@@ -122,6 +124,7 @@ class Config:
     check_deadline_s: float = 60.0
     shm_expected_mib: int = 1024
     warm_cache: Optional[WarmCache] = None
+    offered_caches: Optional[Tuple[str, ...]] = None
     why_no_cache: str = ""
     course: Optional[Course] = None
 
@@ -172,6 +175,7 @@ def parse(text: Optional[str]) -> Tuple[Config, str]:
         check_deadline_s=_positive(checks.get("deadline_s"), default.check_deadline_s),
         shm_expected_mib=int(_positive(said.get("shm_expected_mib"), default.shm_expected_mib)),
         warm_cache=_warm_cache(said.get("warm_cache")),
+        offered_caches=_ids(said.get("offered_caches")),
         why_no_cache=_text(said.get("why_no_cache"), default.why_no_cache)[:300],
         course=_course(said.get("course")),
     ), ""
@@ -202,6 +206,11 @@ def _warm_cache(value: Any) -> Optional[WarmCache]:
             if isinstance(row, list) and len(row) == 3
         ),
     )
+
+
+def _ids(value: Any) -> Optional[Tuple[str, ...]]:
+    is_list = isinstance(value, list) and all(isinstance(one, str) for one in value)
+    return tuple(value) if is_list else None
 
 
 def _course(value: Any) -> Optional[Course]:
@@ -245,6 +254,7 @@ def from_job(job: Dict[str, Any]) -> Config:
             "warmup_modes": tuple(job["warmup_modes"]),
             # A process with PyTorch has no use for them.
             "warm_cache": None,
+            "offered_caches": None,
             "course": None,
         }
     )

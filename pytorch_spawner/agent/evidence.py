@@ -100,6 +100,7 @@ class Evidence:
         fx_hit: Compiled code found in the cache; 0 before torch 2.6, which has no such cache.
         fx_miss: Compiled code that had to be made.
         reasons: Why functions were split or stayed uncompiled, in torch's own words and at length.
+        fx_bypass: Compiled code that torch refuses to keep in the cache, so everybody makes it.
     """
 
     graphs: int
@@ -109,6 +110,7 @@ class Evidence:
     fx_hit: int
     fx_miss: int
     reasons: Tuple[str, ...] = ()
+    fx_bypass: int = 0
 
     @property
     def compiled(self) -> bool:
@@ -118,7 +120,7 @@ class Evidence:
     @property
     def from_cache(self) -> bool:
         """Whether nothing had to be compiled anew."""
-        return self.fx_hit > 0 and self.fx_miss == 0
+        return self.fx_hit > 0 and self.fx_miss == 0 and self.fx_bypass == 0
 
 
 def clear() -> None:
@@ -148,4 +150,5 @@ def read() -> Evidence:
         fx_hit=int(inductor["fxgraph_cache_hit"]),
         fx_miss=int(inductor["fxgraph_cache_miss"]),
         reasons=tuple(str(reason)[:_LONG] for reason in reasons)[:5],
+        fx_bypass=int(inductor["fxgraph_cache_bypass"]),
     )

@@ -21,7 +21,10 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Tuple
+from typing import Any, Collection, Dict, Iterator, List, Optional
+
+from pytorch_spawner.agent import seed_record
+from pytorch_spawner.agent.seed_record import DRIVERS, Files, is_drivers
 
 MANIFEST = "manifest.json"
 MAX_FILES = 20_000
@@ -30,13 +33,9 @@ MAX_BYTES = 2 * 1024**3
 # the driver's own: cuDNN's attention hands it PTX, which takes 1.0 to 1.5 s to translate and 0.2 s
 # to find (docs/explanation/measurements.md). The driver finds its files by one index, so a cache of
 # the person's own is left as it is.
-_DRIVERS = "nv"
-_KEPT = ("inductor", "triton", _DRIVERS)
+_KEPT = ("inductor", "triton", DRIVERS)
 _LEFT_OUT = re.compile(r"(^|/)(locks(/|$)|[^/]*\.lock$|\.?tmp\.|[^/]*\.tmp$|__pycache__(/|$))")
-_SEEDED = ".seeded.json"
 _STAGING = ".seed-"
-_REMEMBERED = 8
-_CHUNK = 1024 * 1024
 # A copy takes seconds. A server that was frozen in the middle of one must not hold up another.
 _LOCK_S = 20.0
 
@@ -63,14 +62,25 @@ class Seeded:
 # -- in the student's container ---------------------------------------------------------------
 
 
-def seed(source: Path, target: Path, cache_id: str, digest: str) -> Seeded:
+def seed(
+    source: Path,
+    target: Path,
+    cache_id: str,
+    digest: str,
+    offered: Optional[Collection[str]] = None,
+) -> Seeded:
     """Copy a sealed cache into a private one, all of it or nothing.
+
+    What caches brought that are not offered any more is removed, unless somebody has changed it:
+    PyTorch reads every entry that it finds under a key, so a cache that was rolled back would go
+    on being used.
 
     Args:
         source: Where the sealed cache is mounted, read-only.
         target: The private cache directory, at the path at which the cache was built.
-        cache_id: Of the sealed cache; what was copied once is not copied again.
+        cache_id: Of the sealed cache; what is there whole is not copied again.
         digest: SHA-256 of the manifest, in hex, as the lab's ledger has it.
+        offered: Ids of the caches that starts are given, on other GPUs as well; None for not known.
 
     Raises:
         SeedRefused: It is not what was sealed, there is no room, or another server of this person
@@ -80,23 +90,60 @@ def seed(source: Path, target: Path, cache_id: str, digest: str) -> Seeded:
     files = _read_manifest(source, digest)
     try:
         with _alone(target):
-            if cache_id in _seeded(target) and _is_whole(target, files):
+            record = seed_record.read(target)
+            gone = _not_of(record, offered, cache_id)
+            if cache_id in record.whole and not gone and _is_whole(target, files):
+                if cache_id not in record.brought:  # of an agent that wrote down the id alone
+                    seed_record.note(target, record.with_files(cache_id, files, is_whole=True))
                 return Seeded(0, 0, time.monotonic() - began)
-            if os.path.lexists(target / _DRIVERS):
-                files = {path: one for path, one in files.items() if not _is_drivers(path)}
+            if os.path.lexists(target / DRIVERS):
+                files = {path: one for path, one in files.items() if not is_drivers(path)}
             staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=target))
             try:
                 total = _copy_all(source, staging, files)
+                # Whoever is ended from here on leaves a note of all that may be there.
+                record = record.with_files(cache_id, files, is_whole=False)
+                seed_record.write(target, record)
+                seed_record.take_away(target, record, gone)
                 _move_in(staging, target, files)
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
-            _remember(target, cache_id)
+            record = record.without(gone).with_files(cache_id, files, is_whole=True)
+            seed_record.note(target, record)
     except OSError as error:
         why = error.strerror or type(error).__name__
         raise SeedRefused(
             f"The warm cache could not be copied ({why}), so the first compile takes its usual time"
         ) from error
     return Seeded(len(files), total, time.monotonic() - began)
+
+
+def clear(target: Path, offered: Optional[Collection[str]]) -> None:
+    """Take away what caches brought that are not offered any more, where a start is given none.
+
+    Args:
+        target: The private cache directory.
+        offered: As ``seed`` has it.
+
+    Raises:
+        SeedRefused: Another server of this person has been copying for ``_LOCK_S``.
+        OSError: The private cache cannot be written.
+    """
+    if not _not_of(seed_record.read(target), offered):
+        return
+    with _alone(target):
+        record = seed_record.read(target)
+        gone = _not_of(record, offered)
+        seed_record.take_away(target, record, gone)
+        seed_record.write(target, record.without(gone))
+
+
+def _not_of(
+    record: seed_record.Record, offered: Optional[Collection[str]], cache_id: str = ""
+) -> List[str]:
+    """Ids of the caches that brought something and are neither offered nor the one given."""
+    there = {*record.brought, *record.whole}
+    return [] if offered is None else sorted(there.difference(offered, {cache_id}))
 
 
 @contextlib.contextmanager
@@ -126,13 +173,13 @@ def _lock(fd: int) -> None:
             time.sleep(0.05)
 
 
-def _is_whole(target: Path, files: Dict[str, Tuple[int, str]]) -> bool:
+def _is_whole(target: Path, files: Files) -> bool:
     """Whether every file is there still: people empty caches, and leave hidden files behind.
 
     A host that crashed may leave files without content. Sizes are not compared: PyTorch writes
     its profiles anew. What the driver removed it no longer wants (it bounds its cache by itself).
     """
-    sizes = ((path, size) for path, (size, _) in files.items() if not _is_drivers(path))
+    sizes = ((path, size) for path, (size, _) in files.items() if not is_drivers(path))
     return all(_is_there(target / path, is_empty=not size) for path, size in sizes)
 
 
@@ -145,11 +192,7 @@ def _is_there(path: Path, *, is_empty: bool) -> bool:
     return stat.S_ISREG(known.st_mode) and (is_empty or known.st_size > 0)
 
 
-def _is_drivers(path: str) -> bool:
-    return path.startswith(f"{_DRIVERS}/")
-
-
-def _read_manifest(source: Path, digest: str) -> Dict[str, Tuple[int, str]]:
+def _read_manifest(source: Path, digest: str) -> Files:
     try:
         text = _read(source / MANIFEST, 16 * 1024**2)
     except OSError as error:
@@ -165,7 +208,7 @@ def _read_manifest(source: Path, digest: str) -> Dict[str, Tuple[int, str]]:
     return {path: (int(size), str(sha)) for path, (size, sha) in said["files"].items()}
 
 
-def _copy_all(source: Path, staging: Path, files: Dict[str, Tuple[int, str]]) -> int:
+def _copy_all(source: Path, staging: Path, files: Files) -> int:
     total = 0
     made = set()
     for path, (size, sha) in files.items():
@@ -191,7 +234,7 @@ def _altered() -> SeedRefused:
     )
 
 
-def _move_in(staging: Path, target: Path, files: Dict[str, Tuple[int, str]]) -> None:
+def _move_in(staging: Path, target: Path, files: Files) -> None:
     made = set()
     # Triton's "__grp__" files name the others of a kernel: whoever finds one finds them all.
     for path in sorted(files, key=lambda path: ("/__grp__" in path, path)):
@@ -211,22 +254,6 @@ def _read(path: Path, limit: int) -> bytes:
         return file.read(limit)
 
 
-def _seeded(target: Path) -> List[str]:
-    with contextlib.suppress(OSError, ValueError):
-        said = json.loads(_read(target / _SEEDED, 4096))
-        return [str(one) for one in said][-_REMEMBERED:]
-    return []
-
-
-def _remember(target: Path, cache_id: str) -> None:
-    """Note that it is there; where that fails, the next start copies again."""
-    told = json.dumps([*_seeded(target), cache_id][-_REMEMBERED:])
-    draft = target / f"{_SEEDED}.new"
-    with contextlib.suppress(OSError):
-        draft.write_text(told)
-        draft.replace(target / _SEEDED)
-
-
 # -- in the lab's helper container ------------------------------------------------------------
 
 
@@ -243,17 +270,17 @@ def seal(root: Path, keep_cpu: bool) -> Dict[str, Any]:
     Raises:
         SeedRefused: It is empty or larger than ``MAX_FILES`` and ``MAX_BYTES`` allow.
     """
-    files: Dict[str, Tuple[int, str]] = {}
+    files: Files = {}
     total = 0
     for path in sorted(_all(root)):
         relative = str(path.relative_to(root))
         if not relative.startswith(tuple(f"{name}/" for name in _KEPT)):
-            _discard(path)
+            seed_record.discard(path)
             continue
         if _LEFT_OUT.search(relative) or not stat.S_ISREG(path.lstat().st_mode):
-            _discard(path)
+            seed_record.discard(path)
             continue
-        size, sha = _digest(path)
+        size, sha = seed_record.digest(path)
         total += size
         files[relative] = (size, sha)
         if len(files) > MAX_FILES or total > MAX_BYTES:
@@ -282,20 +309,6 @@ def _all(root: Path) -> Iterator[Path]:
                 path.chmod(0o700)
         for name in names:
             yield Path(folder, name)
-
-
-def _discard(path: Path) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        path.unlink()
-
-
-def _digest(path: Path) -> Tuple[int, str]:
-    sha, size = hashlib.sha256(), 0
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            sha.update(chunk)
-            size += len(chunk)
-    return size, sha.hexdigest()
 
 
 def _close(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -103,6 +104,9 @@ def take_warm_cache(config: Config, send: Send) -> bool:
     """
     cache = config.warm_cache
     if cache is None:
+        # Another server of this person may be copying; or the place is full.
+        with contextlib.suppress(seed.SeedRefused, OSError):
+            seed.clear(Path(config.cache_dir), config.offered_caches)
         return False
     began = time.monotonic()
     rows = [
@@ -112,7 +116,8 @@ def take_warm_cache(config: Config, send: Send) -> bool:
     told = [target for target, _, _ in rows]
     send("warmup", {"phase": "plan", "targets": told, "device": "", "device_name": ""})
     try:
-        done = seed.seed(Path(cache.path), Path(config.cache_dir), cache.id, cache.digest)
+        private, offered = Path(config.cache_dir), config.offered_caches
+        done = seed.seed(Path(cache.path), private, cache.id, cache.digest, offered)
     except (seed.SeedRefused, OSError, ValueError, KeyError) as error:
         why = str(error) if isinstance(error, seed.SeedRefused) else "The warm cache is damaged"
         # Replaced by the plain warm-up, which begins when the checks are done.

@@ -282,8 +282,28 @@ def why_none(caches: Iterable[Cache], key: CacheKey) -> str:
     same_image = [one for one in of_scope if one.key and one.key.image_id == key.image_id]
     if not same_image:
         return "The warm cache is of another image, so the first compile takes its usual time."
+    # The same image has the same torch and Triton.
+    same_gpu = [one for one in same_image if one.key and one.key.gpu == key.gpu]
+    near = max(same_gpu, key=lambda one: (one.promoted_at or 0.0, one.id), default=None)
+    if near and near.key and (why := _differing(near.key, key)):
+        return f"{why}, so it needs a new build and the first compile takes its usual time."
     where = key.gpu or "the CPU"
     return f"The warm cache is not for {where}, so the first compile takes its usual time."
+
+
+def _differing(built: CacheKey, key: CacheKey) -> str:
+    """What differs between two of the same image and GPU; "" for nothing."""
+    pairs = (
+        ("driver", built.driver_branch, key.driver_branch),
+        ("compute capability", built.capability, key.capability),
+    )
+    differing = [pair for pair in pairs if pair[1] != pair[2]]
+    if not differing:
+        return ""
+    was = " and ".join(f"{name} {old}" for name, old, _ in differing)
+    return f"The warm cache was built with {was} and this GPU has " + " and ".join(
+        new for _, _, new in differing
+    )
 
 
 def to_expire(

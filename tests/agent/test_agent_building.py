@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pytorch_spawner.agent import build_runs, building
+from pytorch_spawner.agent import build_disk, build_runs, building
 from pytorch_spawner.agent.config import Config, build_job, parse
 
 
@@ -285,6 +286,74 @@ def test_a_target_that_fills_the_disk_is_not_waited_for(tmp_path, monkeypatch) -
     (tmp_path / "big").write_bytes(b"x" * 300_000)
     assert disk.patience_s() == 0
     assert disk.is_full
+
+
+def test_a_file_without_a_name_fills_the_disk_as_well(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(building, "MAX_DISK_BYTES", 5_000_000)
+    monkeypatch.setattr(building, "_LOOK_S", -1)
+    disk = building._Disk((str(tmp_path),))
+    with tempfile.TemporaryFile(dir=tmp_path) as file:
+        file.write(b"x" * 9_000_000)
+        file.flush()
+        again = os.dup(file.fileno())  # the same file is counted once
+        assert 9_000_000 <= build_disk.nameless_size() - disk._began < 18_000_000
+        assert disk.patience_s() == 0
+        os.close(again)
+    assert disk.patience_s() == float("inf")
+
+
+def test_memory_without_a_name_is_not_on_the_disk() -> None:
+    before = build_disk.nameless_size()
+    memory = os.memfd_create("tensor")
+    os.write(memory, b"x" * 9_000_000)
+    assert build_disk.nameless_size() - before < 9_000_000
+    os.close(memory)
+
+
+# Each runs as the target's process does.
+RUNS = """
+import json, sys
+from pytorch_spawner.agent import building
+building.SUITE_DIR, building.MAX_DISK_BYTES = sys.argv[1], 1_000_000
+job = {"target": json.loads(sys.argv[2]), "sizes": [None], "folder": "course"}
+building.run_target(job, lambda kind, data: print(kind, json.dumps(data)))
+"""
+
+
+def told_by(source: str, tmp_path: Path) -> dict[str, Any]:
+    """What a target of this source reports, by kind, in a process of its own."""
+    for name, text in {**TORCH, "suite/m.py": source}.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    root = Path(__file__).parents[2]
+    given = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"}
+    done = subprocess.run(
+        [sys.executable, "-c", RUNS, str(tmp_path / "suite"), json.dumps(target())],
+        env=given, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    lines = (line.split(" ", 1) for line in done.stdout.splitlines())
+    return {kind: json.loads(data) for kind, data in lines}
+
+
+@pytest.mark.programs
+@pytest.mark.parametrize("open_it", ["tempfile.TemporaryFile()", "open('large', 'wb')"])
+def test_no_file_of_a_target_becomes_larger_than_all_may_be(open_it: str, tmp_path: Path) -> None:
+    source = f"import tempfile\ndef f():\n    {open_it}.write(b'x' * 3_000_000)\n"
+    failed = told_by(source, tmp_path)["failed"]
+    assert failed == {"message": "It wrote more than 4 GiB to the disk."}
+
+
+@pytest.mark.programs
+def test_a_graph_that_pytorch_cannot_cache_fails_the_build_and_is_named(tmp_path: Path) -> None:
+    source = """
+from torch._dynamo.utils import counters
+def f():
+    counters["stats"]["unique_graphs"] = 3
+    counters["inductor"].update(fxgraph_cache_hit=2, fxgraph_cache_bypass=1)
+"""
+    told = told_by(source, tmp_path)
+    assert (told["target"]["hits"], told["target"]["misses"]) == (2, 1)
+    assert "cannot keep 1 graph in its cache" in told["failed"]["message"]
 
 
 def test_only_a_warmers_configuration_holds_a_job() -> None:

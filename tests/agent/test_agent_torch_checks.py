@@ -191,3 +191,4 @@ def test_only_counters_prove_that_something_was_compiled() -> None:
     assert not evidence.Evidence(1, 2, 1, (), 0, 1).compiled
     assert evidence.Evidence(2, 1, 1, (), 2, 0).from_cache
     assert not evidence.Evidence(2, 1, 1, (), 1, 1).from_cache
+    assert not evidence.Evidence(2, 1, 1, (), 1, 0, fx_bypass=1).from_cache

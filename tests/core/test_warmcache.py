@@ -135,6 +135,19 @@ def test_only_what_is_published_and_promoted_is_given(state):
         ([cache(promoted_at=None)], "No warm cache has been built yet"),
         ([cache(key=replace(KEY, image_id="sha256:2"))], "is of another image"),
         ([cache(key=replace(KEY, gpu="NVIDIA H200"))], "is not for NVIDIA H100"),
+        (
+            [
+                cache(key=replace(KEY, gpu="NVIDIA H200"), promoted_at=9.0),
+                cache("b", key=replace(KEY, driver_branch="560")),
+                cache("c", key=replace(KEY, driver_branch="570"), promoted_at=5.0),
+            ],
+            "was built with driver 570 and this GPU has 580, so it needs a new build",
+        ),
+        ([cache(key=replace(KEY, capability="8.0"))], "with compute capability 8.0 and this GPU"),
+        (
+            [cache(key=replace(KEY, driver_branch="570", capability="8.0"))],
+            "with driver 570 and compute capability 8.0 and this GPU has 580 and 9.0,",
+        ),
     ],
 )
 def test_why_there_is_none_names_what_differs(caches, says):

@@ -103,6 +103,24 @@ def test_one_that_is_dead(lab: Site) -> None:
         assert slow.start().was_standby
 
 
+def test_a_backend_of_matplotlib_that_is_another_by_now(tmp_path: Path) -> None:
+    text = "import os\nbackend = os.environ.get('MPLBACKEND')\n"
+    (tmp_path / "matplotlib.py").write_text(text)
+    inline = "module://matplotlib_inline.backend_inline"
+    ask = "import matplotlib, os; print(matplotlib.backend, os.environ['MPLBACKEND'])"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MPLBACKEND", raising=False)
+        patch.setenv("PYTHONPATH", f"{os.environ['PYTHONPATH']}{os.pathsep}{tmp_path}")
+        patch.setenv("PYTORCH_SPAWNER_STANDBY_IMPORTS", "matplotlib")
+        with site() as lab:
+            given = {**variables(), "MPLBACKEND": "svg"}
+            assert refused(lab, "its environment differs: MPLBACKEND", env=given) == "works"
+            assert lab.kernels[-1].run(ask) == "svg svg"
+            kernel = lab.start()
+            assert kernel.was_standby
+            assert kernel.run(ask) == f"{inline} {inline}"
+
+
 @pytest.fixture
 def bad_import(tmp_path: Path) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import importlib
+import importlib.util
 import os
+import random
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +67,9 @@ AT_FIRST_STEP = (
     "triton.tools.experimental_descriptor",
     "triton.tools.tensor_descriptor",
 )
+# What ipykernel sets, but only at the hand-over, and what matplotlib reads, but only at its import.
+BACKEND = "MPLBACKEND"
+INLINE = "module://matplotlib_inline.backend_inline"
 # CUDA's error for a call before cuInit.
 _NOT_INITIALISED = 3
 
@@ -87,14 +92,17 @@ def preload(course: str) -> dict[str, Any]:
     # torch then counts GPUs through NVML: CUDA's own counting would read CUDA_VISIBLE_DEVICES for
     # good, before the student could set it.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-    _import_all((*KERNEL, *TORCH))
-    absent = _import_all(named)
-    if "torch" in sys.modules:
-        for name in AT_FIRST_STEP:
-            with contextlib.suppress(Exception):
-                importlib.import_module(name)
-        with _unchanged(sys.modules["torch"]), _variables_kept():
-            exercise()
+    with _plots_shown():
+        _import_all((*KERNEL, *TORCH))
+        # After torch and numpy, for what they begin with is what is compared.
+        with _unchanged(_state):
+            absent = _import_all(named)
+        if "torch" in sys.modules:
+            for name in AT_FIRST_STEP:
+                with contextlib.suppress(Exception):
+                    importlib.import_module(name)
+            with _unchanged(_torch_state), _variables_kept():
+                exercise()
     check()
     os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK")
     if (had := before.get("PYTORCH_NVML_BASED_CUDA_CHECK")) is not None:
@@ -252,22 +260,58 @@ def _variables_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unchanged(torch: Any) -> Iterator[None]:
-    before = _state(torch)
+def _plots_shown() -> Iterator[None]:
+    """A matplotlib that is imported here shows its plots in the notebook, as in any kernel."""
+    if os.environ.get(BACKEND) or not importlib.util.find_spec("matplotlib_inline"):
+        yield
+        return
+    had = os.environ.get(BACKEND)
+    os.environ[BACKEND] = INLINE
     yield
-    if (after := _state(torch)) != before:
-        names = [name for name, value in before.items() if after[name] != value]
-        raise Spoilt(f"torch's {', '.join(names)} changed")
+    if INLINE.partition("//")[2] in sys.modules:
+        raise Spoilt("an import set up matplotlib's backend, which there asks for the notebook")
+    # Not loaded yet, so what the kernel's own environment says may still count.
+    if "matplotlib" not in sys.modules and os.environ.get(BACKEND) == INLINE:
+        del os.environ[BACKEND]
+        if had is not None:
+            os.environ[BACKEND] = had
 
 
-def _state(torch: Any) -> dict[str, Any]:
+@contextlib.contextmanager
+def _unchanged(state: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
+    before = state()
+    yield
+    after = state()
+    if names := [name for name, value in before.items() if after[name] != value]:
+        raise Spoilt(f"{', '.join(names)} changed")
+
+
+def _state() -> dict[str, Any]:
+    """What a named module could set for every notebook, whether or not it imports it."""
+    numpy = sys.modules.get("numpy")
     return {
-        "random state": bytes(torch.get_rng_state().tolist()),
-        "default dtype": str(torch.get_default_dtype()),
-        "gradient mode": torch.is_grad_enabled(),
-        "thread count": torch.get_num_threads(),
-        "float32 precision": torch.get_float32_matmul_precision(),
-        "deterministic mode": torch.are_deterministic_algorithms_enabled(),
+        "Python's random state": random.getstate(),
+        **({"numpy's random state": _numpy_state(numpy)} if numpy else {}),
+        **_torch_state(),
+    }
+
+
+def _numpy_state(numpy: Any) -> tuple[Any, ...]:
+    name, key, *rest = numpy.random.get_state()
+    return (name, key.tobytes(), *rest)
+
+
+def _torch_state() -> dict[str, Any]:
+    torch: Any = sys.modules.get("torch")
+    if torch is None:
+        return {}
+    return {
+        "torch's random state": bytes(torch.get_rng_state().tolist()),
+        "torch's default dtype": str(torch.get_default_dtype()),
+        "torch's gradient mode": torch.is_grad_enabled(),
+        "torch's thread count": torch.get_num_threads(),
+        "torch's float32 precision": torch.get_float32_matmul_precision(),
+        "torch's deterministic mode": torch.are_deterministic_algorithms_enabled(),
     }
 
 

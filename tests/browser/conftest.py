@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Error, Page, sync_playwright
@@ -73,10 +74,20 @@ def picture(page: Page, name: str) -> None:
         page.screenshot(path=PICTURES / f"{name}-{page.viewport_size['width']}.png", full_page=True)
 
 
-def log_in(page: Page, lab: Lab, user: str) -> None:
+def log_in(page: Page, lab: Lab, user: str, then: str = "") -> None:
+    """Log in as a person does, and be there.
+
+    Args:
+        page: The browser's.
+        lab: Where.
+        user: Who.
+        then: Path of the page that the person came for, which the hub leads to; "" for the person's
+            server, which the hub then starts. To go elsewhere while that starts is a race: its page
+            opens JupyterLab by itself.
+    """
     password = json.loads((lab.dir / "credentials.json").read_text())["password"]
-    page.goto(f"{lab.url}/hub/login")
+    page.goto(f"{lab.url}/hub/login" + (f"?{urlencode({'next': then})}" if then else ""))
     page.get_by_label("Username").fill(user)
     page.get_by_label("Password").fill(password)
     page.get_by_role("button", name="Sign in").click()
-    page.wait_for_url(lambda url: "/hub/login" not in url, wait_until="commit")
+    page.wait_for_url(lambda url: urlsplit(url).path != "/hub/login", wait_until="commit")

@@ -64,8 +64,7 @@ def test_from_an_empty_page_to_a_students_open_notebook(
 ) -> None:
     width = page.viewport_size["width"]
     name, title, ana = f"cv{width}", f"Computer vision {width}", f"ana{width}"
-    log_in(page, lab, "instructor")
-    page.goto(f"{lab.url}/services/lab/courses")
+    log_in(page, lab, "instructor", "/services/lab/courses")
     page.get_by_role("button", name="Add a course…").first.click()
     panel = page.get_by_role("dialog")
     panel.get_by_label("Title").fill(title)
@@ -104,8 +103,8 @@ def test_from_an_empty_page_to_a_students_open_notebook(
     lab.stop_server("instructor", f"try-{name}")
 
     # The student follows the link that the instructor sent.
-    log_in(student, lab, ana)
-    student.goto(f"{lab.url}/services/lab/go/{name}/week 1/lesson.ipynb")
+    link = f"/services/lab/go/{name}/week 1/lesson.ipynb"
+    log_in(student, lab, ana, link)
     student.wait_for_url(re.compile(rf"/user/{ana}/lab/.*lesson\.ipynb"), timeout=90_000)
     expect(student.get_by_role("tab", name=re.compile("lesson.ipynb")).first).to_be_visible()
     picture(student, f"course-notebook-{width}")
@@ -121,7 +120,6 @@ def test_from_an_empty_page_to_a_students_open_notebook(
 
 
 def test_who_is_no_member_is_told_whom_to_ask(lab: Lab, page: Page) -> None:
-    log_in(page, lab, "eve")
-    page.goto(f"{lab.url}/services/lab/go/cv{page.viewport_size['width']}/notes.md")
+    log_in(page, lab, "eve", f"/services/lab/go/cv{page.viewport_size['width']}/notes.md")
     expect(page.get_by_role("main")).to_contain_text("instructor")
     assert "/user/" not in page.url

@@ -84,8 +84,7 @@ def test_the_page_names_the_notebook_and_its_button_gives_the_memory_back(
     lab.start_server(user, {"share": "none"})
     open_notebooks(lab, user, {"cv-03.ipynb": HOLD, "nlp-01.ipynb": "1 + 1"})
 
-    log_in(page, lab, user)
-    page.goto(f"{lab.url}/user/{user}/lab?reset")
+    log_in(page, lab, user, f"/user/{user}/lab?reset")
     entry = page.get_by_role("button", name="My GPU")
     expect(entry).to_be_visible(timeout=60_000)
     picture(page, "memory-1-launcher")

@@ -47,8 +47,7 @@ def test_one_press_and_a_yes_bring_the_same_server_back_with_a_gpu(lab: Lab, pag
     user = f"eve{page.viewport_size['width']}"
     lab.start_server(user, {"gpus": 1, "share": "whole"})
     lab.exec(user, "sh", "-c", "echo kept > $HOME/kept.txt")
-    log_in(page, lab, user)
-    page.goto(f"{lab.url}/services/lab/servers/{user}/")
+    log_in(page, lab, user, f"/services/lab/servers/{user}/")
     expect(page.get_by_role("button", name=re.compile("Open JupyterLab"))).to_be_visible()
     lab.wait_until(lambda: is_checked(lab, user), 120, "the agent's own checks are not over")
     old = lose_gpu(lab, user)

@@ -97,10 +97,14 @@ class WarmingSpawner(GatedSpawner):
         return warmcache.options_of(self._build, await self._share_of(self._build))
 
     async def _share_of(self, build: Cache) -> str:
-        """What the students of its course ask for; "" where that is nothing, or not to be had."""
+        """The MIG profile that the students of its course ask for; "" for none, or not to be had.
+
+        A slot has the key of the whole GPU, and the lab's own grant decides about those.
+        """
         course = await self._course_of(build)
         share = course.manifest.request.share if course else ""
-        return share if share in (await self.offer()).shares else ""
+        is_mig = share.startswith("mig:") and share in (await self.offer()).shares
+        return share if is_mig else ""
 
     async def _network_of(self, build: Cache) -> tuple[str, bool]:
         """(name, whether it is reached by the container's own address) of a build's network."""
@@ -114,8 +118,8 @@ class WarmingSpawner(GatedSpawner):
         return name, True
 
     async def _offered(self) -> tuple[Cache, ...] | None:
-        if not self.warm_caches or self.is_warmer:
-            return None
+        if not self.warm_caches:
+            return ()
         try:
             return await self.lab.call(lambda ledger: ledger.offered_caches(self.lab.hub))
         except LabError as error:

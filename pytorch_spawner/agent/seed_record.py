@@ -61,7 +61,10 @@ def read(target: Path) -> Record:
     Before there were digests it was a list of ids, the last one at its end. What the others brought
     is not known any more.
     """
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+    with contextlib.suppress(
+        *(OSError, ValueError, TypeError, AttributeError, KeyError, ArithmeticError),
+        RecursionError,
+    ):
         fd = os.open(target / NAME, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with os.fdopen(fd, "rb") as file:
             said = json.loads(file.read(_MOST_BYTES))
@@ -110,8 +113,8 @@ def take_away(target: Path, record: Record, gone: Iterable[str]) -> None:
             # directory may have become a link.
             folder = Path(path).parent
             if folder not in is_inside:
-                is_inside[folder] = (top / folder).resolve() == top / folder and (
-                    not folder.is_absolute()
+                is_inside[folder] = not folder.is_absolute() and (
+                    os.path.realpath(top / folder) == str(top / folder)
                 )
             if is_inside[folder] and _form(top / path, form[0]) == form:
                 discard(top / path)

@@ -9,7 +9,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Collection, Dict, List, Mapping, Optional, Tuple
 
 from pytorch_spawner.agent import (
     child,
@@ -104,11 +104,9 @@ def take_warm_cache(config: Config, send: Send) -> bool:
     """
     cache = config.warm_cache
     if cache is None:
-        # Another server of this person may be copying; or the place is full.
-        with contextlib.suppress(seed.SeedRefused, OSError):
-            seed.clear(Path(config.cache_dir), config.offered_caches)
+        _clear(config, config.offered_caches)
         return False
-    began = time.monotonic()
+    began, offered = time.monotonic(), config.offered_caches
     rows = [
         ({"id": f"warm-cache/{name}", "model": name, "mode": "default"}, cold_s, warm_s)
         for name, cold_s, warm_s in cache.targets or ((cache.name, None, None),)
@@ -116,9 +114,9 @@ def take_warm_cache(config: Config, send: Send) -> bool:
     told = [target for target, _, _ in rows]
     send("warmup", {"phase": "plan", "targets": told, "device": "", "device_name": ""})
     try:
-        private, offered = Path(config.cache_dir), config.offered_caches
-        done = seed.seed(Path(cache.path), private, cache.id, cache.digest, offered)
-    except (seed.SeedRefused, OSError, ValueError, KeyError) as error:
+        done = seed.seed(Path(cache.path), Path(config.cache_dir), cache.id, cache.digest, offered)
+    except (seed.SeedRefused, OSError, ValueError, KeyError, RuntimeError) as error:
+        _clear(config, None if offered is None else [one for one in offered if one != cache.id])
         why = str(error) if isinstance(error, seed.SeedRefused) else "The warm cache is damaged"
         # Replaced by the plain warm-up, which begins when the checks are done.
         for target in told:
@@ -140,6 +138,12 @@ def take_warm_cache(config: Config, send: Send) -> bool:
     seconds = round(time.monotonic() - began, 3)
     send("done", {"part": "warmup", "seconds": seconds, "level": "ok"})
     return True
+
+
+def _clear(config: Config, offered: Optional[Collection[str]]) -> None:
+    # Another server of this person may be copying, the place be full, or what is there be no cache.
+    with contextlib.suppress(seed.SeedRefused, OSError, ValueError, RuntimeError):
+        seed.clear(Path(config.cache_dir), offered)
 
 
 def run_checks(config: Config, send: Send, before_torch: Callable[[], object]) -> Findings:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pytorch_spawner.agent import seed, seed_record, session
-from pytorch_spawner.agent.config import Config
+from pytorch_spawner.agent.config import Config, WarmCache
 
 BOTH = {"inductor/ab/both.py": b"def call(args): ...\n"}
 A = {
@@ -125,6 +125,14 @@ def test_what_one_cache_and_another_brought_alike_goes_with_the_last_of_them(lab
     assert lab.has[path] == content
     assert "triton/XYZ/of-b.cubin" not in lab.has
     lab.start_without()
+    assert lab.has == {}
+
+
+def test_where_the_one_that_is_given_cannot_be_used_what_was_taken_back_goes_too(lab: Lab) -> None:
+    lab.start("b")
+    altered = WarmCache(id="a", digest="0" * 64, path=str(lab.root / "a"))
+    config = Config(cache_dir=str(lab.private), warm_cache=altered, offered_caches=("a",), gpus=())
+    assert not session.take_warm_cache(config, lambda *_: None)
     assert lab.has == {}
 
 

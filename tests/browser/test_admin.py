@@ -19,6 +19,9 @@ pytestmark = [pytest.mark.docker, pytest.mark.browser, pytest.mark.slow]
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     traits = {"PyTorchSpawner.on_busy": "queue"}
     with running_lab(tmp_path_factory.mktemp("admin"), gpus=2, traits=traits) as running:
+        # The hub looks for GPUs when the first server is asked for.
+        running.start_server("kim", {"share": "none"})
+        running.stop_server("kim")
         yield running
 
 

@@ -480,6 +480,20 @@ async def test_sessions_with_an_offset_stay_where_they_are_in_any_time_zone(
     assert manifest(lab).timetable.timezone == "Asia/Tokyo"
 
 
+async def test_sessions_of_every_week_follow_the_timetables_clocks(lab: Site, tab: Any) -> None:
+    times = {"start": "2099-03-03T09:00+01:00", "end": "2099-03-03T11:00+01:00"}
+    weekly = {**times, "weekly_until": "2099-06-02"}
+    timetable = {"timezone": "Europe/Berlin", "sessions": [weekly]}
+    lab.ledger.save_course(HUB, parse_manifest({**COURSE, "timetable": timetable}), "i")
+    await open_as(lab, tab, "instructor", "courses")
+    await button(card(tab), "Timetable").click()
+    one = panel(tab, "Timetable of Computer vision")
+    await one.get_by_label("Time zone").fill("Asia/Tokyo")
+    await one.get_by_role("button", name="Add the session").click()
+    await expect(one).to_contain_text("this would move them all")
+    assert manifest(lab).timetable.timezone == "Europe/Berlin"
+
+
 async def test_enter_in_the_seats_of_a_calendar_imports_it(lab: Site, tab: Any) -> None:
     await open_as(lab, tab, "instructor", "courses")
     await button(card(tab), "Timetable").click()

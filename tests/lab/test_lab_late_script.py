@@ -21,7 +21,7 @@ async def test_a_student_whose_script_did_not_arrive_can_load_it_again_or_go_on(
     tell(lab, FINE)
     async for page in new_page(browser, int(width), theme):
         await page.route("**/server-view.js*", lambda route: route.abort())
-        await open_page(lab, page)
+        await page.goto(lab.url + "servers/ana/", wait_until="commit")
         again = page.get_by_role("link", name="Load it again")
         await expect(again).to_be_hidden()  # most scripts are only a moment behind
         await expect(again).to_be_visible()

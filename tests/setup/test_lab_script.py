@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -91,6 +93,29 @@ def test_stopping_ends_the_servers_of_the_lab_in_the_folder_whatever_the_port(la
 def test_stopping_where_no_lab_ever_ran_touches_no_server(lab: Lab) -> None:
     assert lab.do("stop")[0] == 0
     assert lab.asks() == []
+
+
+class Healthy(http.server.BaseHTTPRequestHandler):
+    """A hub that answers."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_servers_of_another_labs_hub_on_the_same_port_are_left_alone(lab: Lab) -> None:
+    lab.hub_is("exit 1")
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Healthy) as theirs:
+        threading.Thread(target=theirs.serve_forever, daemon=True).start()
+        lab.ran_on(theirs.server_port)
+        status, said = lab.do("stop")
+        assert (status, "is another lab's" in said) == (1, True), said
+        assert not any(line.startswith("rm") for line in lab.asks())
+        assert "the hub did not start" in lab.do("run")[1]
+        theirs.shutdown()
 
 
 def test_a_hub_that_does_not_start_ends_no_server(lab: Lab) -> None:

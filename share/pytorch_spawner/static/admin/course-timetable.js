@@ -125,7 +125,7 @@ function readSession({ day, from, to, until, seats, title }) {
 
 // A timetable has one zone, by whose clocks all its times without an offset are meant.
 function staysInZone({ input, setProblem }, slots, zone) {
-  if (input.value.trim() === zone || slots.every(({ start }) => hasOffset(start))) return true;
+  if (input.value.trim() === zone || slots.every((slot) => hasOffset(slot.start) && !slot.weekly_until)) return true;
   const remedy = `Enter ${zone}, or change it in the manifest.`;
   setProblem(`The sessions that are there are in ${zone}; this would move them all. ${remedy}`);
   input.focus();

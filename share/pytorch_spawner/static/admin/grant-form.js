@@ -1,6 +1,7 @@
 // The panel of one grant: add, change, remove, with the preview of what it does. Also "Pin a GPU…".
 
 import { h } from "../dom.js";
+import { outcome } from "./api.js";
 import { choices, gpuOptions, grantFields } from "./grant-fields.js";
 import { effectNodes, makePreview } from "./grant-preview.js";
 import { faultWords, missing, toSpec, toValues } from "./grant-spec.js";
@@ -173,7 +174,7 @@ async function askRemove(form) {
     saved(form.site, data, `Removed: ${grantWords(grant)}, for ${whom(grant)}.`);
   } catch (error) {
     if (error.status === 409) otherChange(form, error.now, error.message);
-    else tell(form, `Not removed. ${error.message}`);
+    else tell(form, outcome(error, "Not removed."));
   }
 }
 

@@ -70,6 +70,15 @@ HOSTILE = [
     (1.6, "course", {"phase": "done", "title": journals.BAD, "kept": ["y" * 900],
                      "conflicts": {journals.BAD: journals.BAD}}),
 ]  # fmt: skip
+NOT_TAUGHT = "The notebooks of CNNs are not published yet. Ask whoever teaches the course."
+
+
+def not_taught(said: Any = NOT_TAUGHT) -> journals.Story:
+    """The hub tells it while it plans the container."""
+    note = (0.3, "start", {"stage": "course", "message": said})
+    return [*UP[:2], note, *UP[2:]]
+
+
 STORIES = {
     "copying": ([*UP, BEGIN], "Your GPU is ready."),
     "fine": ([*UP, *journals.warmup(), BEGIN, done()], "Your GPU is ready."),
@@ -79,6 +88,7 @@ STORIES = {
         "Your server is ready, but the course's notebooks are not up to date.",
     ),
     "hostile": ([*UP, *HOSTILE], "Your GPU is ready."),
+    "missing": (not_taught(), "Your GPU is ready."),
 }
 
 
@@ -109,15 +119,6 @@ async def test_without_a_course_there_is_no_card(lab, page):
     await open_page(lab, page)
     await expect(verdict(page)).to_have_text("Your GPU is ready.")
     await expect(card_of(page)).to_be_hidden()
-
-
-NOT_TAUGHT = "The notebooks of CNNs are not published yet. Ask whoever teaches the course."
-
-
-def not_taught(said: Any = NOT_TAUGHT) -> journals.Story:
-    """The hub tells it while it plans the container."""
-    note = (0.3, "start", {"stage": "course", "message": said})
-    return [*UP[:2], note, *UP[2:]]
 
 
 async def test_what_a_start_could_not_bring_of_its_course_is_read_and_is_no_stage(lab, page):

@@ -34,6 +34,11 @@ gateway = subprocess.run(
 c.JupyterHub.hub_bind_url = f"http://{gateway}:{port + 1}"
 c.JupyterHub.hub_connect_ip = gateway
 
+# A site behind a TLS-inspecting proxy names its CA once (LAB_CA): builds and containers get it, and
+# git, which fetches courses.
+if authorities := os.environ.get("LAB_CA"):
+    os.environ.setdefault("GIT_SSL_CAINFO", authorities)
+
 # Spawner, service, roles, pages: all that `pytorch_spawner` needs in a hub, in one call.
 add_lab(
     c,
@@ -88,8 +93,7 @@ c.PyTorchSpawner.mem_limit = "6G"
 c.PyTorchSpawner.cpu_limit = 2
 c.PyTorchSpawner.shm_mib = 1024
 
-# A site behind a TLS-inspecting proxy names its CA once (LAB_CA); builds and containers get it.
-c.PyTorchSpawner.ca_bundle = os.environ.get("LAB_CA", "")
+c.PyTorchSpawner.ca_bundle = authorities or ""
 
 # Homes are named volumes; for a directory on the engine's host:
 # c.PyTorchSpawner.home_root = "/srv/homes"

@@ -11,14 +11,20 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from traitlets.config.loader import LazyConfigValue
+
+from pytorch_spawner.adapters.git_run import NETWORK
 from pytorch_spawner.core.courses import SMOKER
 from pytorch_spawner.core.warmcache import WARMER
 from pytorch_spawner.lab.paths import hub_templates_dir
 
+T = TypeVar("T")
 SERVICE = "lab"
+# Where docker-py finds the engine.
+_ENGINE = ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
 # What the service needs of the hub, and nothing more: whose servers are active (reconcile), which
 # users and groups a grant may name, and stopping servers whose time is over.
 _SCOPES = [
@@ -119,16 +125,13 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
                 "PYTORCH_SPAWNER_COURSE_DIR": str(mirrors),
                 "PYTORCH_SPAWNER_COURSE_ROOTS": os.pathsep.join(map(str, course_roots)),
                 "PYTORCH_SPAWNER_CLIENT_KWARGS": json.dumps(client_kwargs or {}),
-                **{
-                    name: os.environ[name]
-                    for name in ("DOCKER_HOST", "DOCKER_TLS_VERIFY", "DOCKER_CERT_PATH")
-                    if name in os.environ
-                },
+                # JupyterHub gives a service hardly anything of its own environment. SSH_AUTH_SOCK
+                # stays out: any instructor could fetch with the keys of whoever started the hub.
+                **{name: os.environ[name] for name in (*_ENGINE, *NETWORK) if name in os.environ},
             },
         },
     )
-    if not isinstance(config.JupyterHub.get("custom_scopes"), dict):
-        config.JupyterHub.custom_scopes = {}
+    config.JupyterHub.custom_scopes = _said(config.JupyterHub, "custom_scopes", {})
     config.JupyterHub.custom_scopes.setdefault(
         "custom:lab:admin",
         {
@@ -149,7 +152,11 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
     )
     # Nobody is these accounts. Where a site sets blocked_users itself, later, somebody may log in,
     # and gets nothing by it: only what was asked for starts there, as it was asked for.
-    config.Authenticator.blocked_users.update((WARMER, SMOKER))
+    config.Authenticator.blocked_users = {
+        *_said(config.Authenticator, "blocked_users", set()),
+        WARMER,
+        SMOKER,
+    }
     _let_users_in(config.JupyterHub, f"access:services!service={SERVICE}")
     # It counts starts that wait for a GPU, so a queue longer than it (default: 100) would refuse
     # students instead of letting them wait; PyTorchSpawner.starts_at_once does its work.
@@ -168,8 +175,7 @@ def _let_users_in(hub: Any, scope: str) -> None:
         if role["name"] == "user":
             role["scopes"] = [*role.get("scopes", ["self"]), scope]
             return
-    extra = hub.get("extra_user_scopes")
-    own = sorted(extra) if isinstance(extra, (set, list, tuple)) else []
+    own: list[str] = sorted(_said(hub, "extra_user_scopes", set()))
     _append(hub, "load_roles", {"name": "user", "scopes": ["self", *own, scope]})
 
 
@@ -181,5 +187,16 @@ def listen_address(config: Any) -> tuple[str, int]:
 
 
 def _append(section: Any, name: str, *items: Any) -> None:
+    setattr(section, name, [*_said(section, name, []), *items])
+
+
+def _said(section: Any, name: str, default: T) -> T:
+    """What the site's configuration says, assigned or added to the default; of ``default``'s type.
+
+    Something that was only ever added to (``c.JupyterHub.services.append(...)``) is a
+    ``LazyConfigValue``, which traitlets resolves once it knows the trait.
+    """
     there = section.get(name)
-    setattr(section, name, [*(there if isinstance(there, list) else ()), *items])
+    if isinstance(there, LazyConfigValue):
+        return there.get_value(default)  # type: ignore[no-any-return]
+    return default if there is None else type(default)(there)  # type: ignore[call-arg]

@@ -20,10 +20,8 @@ from typing import IO, Final
 
 from pytorch_spawner.errors import SourceUnusable
 
-# What a run takes over from the service: how the network is reached, and the agent of its ssh keys.
-_KEPT: Final = (
-    "PATH",
-    "SSH_AUTH_SOCK",
+# How a source is reached: the site's proxy and authorities.
+NETWORK: Final = (
     *("http_proxy", "https_proxy", "all_proxy", "no_proxy"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
     *("SSL_CERT_FILE", "SSL_CERT_DIR", "GIT_SSL_CAINFO", "CURL_CA_BUNDLE"),
@@ -174,7 +172,9 @@ def run(job: Run, guard: Guard) -> bytes:
         words.append(f"--git-dir={job.git_dir}")
     for setting in (*_SETTINGS, *job.settings):
         words += ["-c", setting]
-    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+    environment = {
+        name: os.environ[name] for name in ("PATH", "SSH_AUTH_SOCK", *NETWORK) if name in os.environ
+    }
     environment |= {**_ENVIRONMENT, "GIT_ALLOW_PROTOCOL": ":".join(job.protocols) or "none"}
     with tempfile.TemporaryFile() as printed, tempfile.TemporaryFile() as said:
         try:

@@ -21,17 +21,19 @@ def share_dir() -> Path:
     """Return the folder that holds ``templates`` and ``static``.
 
     Raises:
-        FilesMissing: There is none beside the package nor below ``sys.prefix``.
+        FilesMissing: There is none beside or above the package, nor below ``sys.prefix``.
     """
-    # An editable install copies no data files, so the source tree comes first.
-    source_tree = Path(__file__).resolve().parents[2] / "share" / "pytorch_spawner"
-    installed = Path(sys.prefix) / "share" / "pytorch_spawner"
-    for folder in (source_tree, installed):
+    here = Path(__file__).resolve()
+    # Upwards: the source tree, since an editable install copies no data files; then the prefix that
+    # pip installed into, which is not sys.prefix for ``pip install --user`` and on Debian's Python.
+    places = [*here.parents[2:], Path(sys.prefix)]
+    for place in places:
+        folder = place / "share" / "pytorch_spawner"
         if (folder / "templates" / "lab").is_dir():
             return folder
     raise FilesMissing(
         "The lab's templates are not installed; install the package again.",
-        detail=f"looked in {source_tree} and {installed}",
+        detail="there is no share/pytorch_spawner in " + ", ".join(map(str, places)),
     )
 
 

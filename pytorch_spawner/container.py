@@ -18,6 +18,7 @@ from pytorch_spawner.adapters import engine, home_engine
 from pytorch_spawner.adapters.readiness import answers
 from pytorch_spawner.core import identity, plan
 from pytorch_spawner.core.failures import explain_exit
+from pytorch_spawner.core.injection import without_gpus
 from pytorch_spawner.errors import ContainerDied, LabError, NotReadyInTime
 from pytorch_spawner.failpoints import reach
 from pytorch_spawner.shared import Lab
@@ -105,6 +106,12 @@ class ContainerSpawner(LabTraits):
             raise RuntimeError("create_object() without a plan")
         extra_create = await self._resolved(self.extra_create_kwargs)
         extra_host = await self._resolved(self.extra_host_config)
+        if any(without_gpus(one) is not one for one in extra_host.get("device_requests") or ()):
+            self.log.warning(
+                "%s: extra_host_config gives GPUs to every server (device_requests). They are left "
+                "out, since GPUs are given by the lab; take them out of the configuration.",
+                self._log_name,
+            )
         create, host = plan.merge(self._plan, extra_create, extra_host)
         site = dict(self.volumes)
         ours = {place: dict(mount) for place, mount in self._plan.volumes.items()}

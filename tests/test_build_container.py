@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from docker import APIClient
+from docker.types import DeviceRequest
 from traitlets.config import Config
 
 from pytorch_spawner.core import plan
@@ -36,7 +39,7 @@ TIES: dict[str, Any] = {
 class Spawner(PyTorchSpawner):
     """Keeps what it would have created."""
 
-    lab: Any = SimpleNamespace(client=CLIENT)
+    lab: Any = SimpleNamespace(client=CLIENT, gpus=SimpleNamespace(look_ahead=lambda _spec: None))
     created: Any = None
 
     async def docker(self, method: str, *_: Any, **kwargs: Any) -> None:
@@ -86,3 +89,16 @@ async def test_everybody_elses_container_has_all_of_it() -> None:
     assert "homes:/everybody:rw" in host["Binds"]
     assert host["Mounts"]
     assert host["Links"]
+
+
+async def test_a_configuration_that_gives_gpus_to_everybody_is_told_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    everybody = spawner()
+    everybody.extra_host_config = {
+        "device_requests": [DeviceRequest(count=-1, capabilities=[["gpu"]])]
+    }
+    with caplog.at_level(logging.WARNING):
+        await everybody.create_object()
+    assert not everybody.created["host_config"].get("DeviceRequests")
+    assert "gives GPUs to every server (device_requests)" in caplog.text

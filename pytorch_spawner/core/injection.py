@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pytorch_spawner.core.gpus import Gpu
 from pytorch_spawner.errors import NoGpuInjection
@@ -35,6 +36,40 @@ class Injection:
         if self.kind == "cdi" and self.has_runtime and not names <= self.devices:
             return Injection("nvidia", has_runtime=True)
         return self
+
+
+# CDI devices that are GPUs: all that nvidia-ctk names, by whatever class, and its management
+# devices, but for the classes that give none.
+_GPU_DEVICE: Final = re.compile(r"(^|\.)nvidia\.com/(?!(gds|mofed|imex-channel)=)")
+# Any of these, without a driver's name, is answered by the engine's "nvidia" driver.
+# Source: moby, daemon/nvidia_linux.go.
+_GPU_CAPABILITIES: Final = frozenset(
+    {"gpu", "nvidia", "compute", "compat32", "graphics", "utility", "video", "display"}
+)
+
+
+def without_gpus(request: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """A site's own device request without the NVIDIA GPUs that it gives.
+
+    Args:
+        request: In docker-py's words or in the Docker API's.
+
+    Returns:
+        The request itself where it gives none, what is left of it, or None.
+    """
+    said = {key.lower().replace("_", ""): (key, value) for key, value in request.items()}
+    driver = said.get("driver", ("", ""))[1] or ""
+    if driver == "cdi":
+        name, devices = said.get("deviceids", ("", None))
+        kept = [one for one in devices or () if not _GPU_DEVICE.search(str(one))]
+        if len(kept) == len(devices or ()):
+            return request
+        return {**request, name: kept} if kept else None
+    groups = said.get("capabilities", ("", None))[1] or ()
+    is_nvidia = driver == "nvidia" or (
+        not driver and any(kind in _GPU_CAPABILITIES for group in groups for kind in group)
+    )
+    return None if is_nvidia else request
 
 
 def device_requests(gpus: tuple[Gpu, ...], injection: Injection) -> tuple[Mapping[str, Any], ...]:

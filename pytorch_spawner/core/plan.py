@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from pytorch_spawner.core.gpus import Gpu, GpuUuid
 from pytorch_spawner.core.identity import Identity
-from pytorch_spawner.core.injection import Injection, device_requests
+from pytorch_spawner.core.injection import Injection, device_requests, without_gpus
 from pytorch_spawner.core.placement import Holding
 from pytorch_spawner.core.request import Request
 from pytorch_spawner.core.slot_memory import ALLOC_CONF, MemoryLimit
@@ -353,6 +353,7 @@ def merge(
 
     Lists are concatenated (an admin's own capability stays dropped, an own device request stays),
     single values of the plan win, except those an admin may rightly raise: /dev/shm and pids.
+    Device requests that give GPUs are left out: a GPU is given by the ledger, to one server.
 
     Returns:
         New (create, host) dictionaries; the arguments stay as they were.
@@ -379,7 +380,7 @@ def merge(
         else:
             merged_host[key] = value
     merged_host["device_requests"] = [
-        *(host.get("device_requests") or ()),
+        *(one for one in map(without_gpus, host.get("device_requests") or ()) if one is not None),
         *(dict(request) for request in plan.device_requests),
     ]
     return merged_create, merged_host

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from docker.types import DeviceRequest
 
 from pytorch_spawner.core.gpus import Gpu, GpuUuid
 from pytorch_spawner.core.identity import Identity
@@ -105,6 +108,46 @@ def test_an_admins_settings_stay_and_cannot_weaken_the_plan() -> None:
     assert host["shm_size"] == "8g"
     assert host["device_requests"] == [extra, *plan.device_requests]
     assert host["dns"] == ["127.0.0.1"]
+
+
+NET = "vendor.com/net=0"
+
+
+@pytest.mark.parametrize(
+    ("request_", "left"),
+    [
+        (DeviceRequest(count=-1, capabilities=[["gpu"]]), None),
+        (DeviceRequest(driver="nvidia", device_ids=["0"]), None),
+        (DeviceRequest(driver="cdi", device_ids=["nvidia.com/gpu=all"]), None),
+        ({"driver": "cdi", "device_ids": ["management.nvidia.com/gpu=all"]}, None),
+        ({"driver": "cdi", "device_ids": ["nvidia.com/mig-1g.10gb=0"]}, None),
+        ({"driver": "cdi", "device_ids": ["nvidia.com/cuda=all"]}, None),
+        ({"count": 1, "capabilities": [["gpu", "utility"]]}, None),
+        ({"count": -1, "capabilities": [["compute", "utility"]]}, None),
+        ({"Count": -1, "Capabilities": [["nvidia"]]}, None),
+        (
+            {"driver": "cdi", "device_ids": [NET, "nvidia.com/gpu=0"]},
+            {"driver": "cdi", "device_ids": [NET]},
+        ),
+        *(
+            (request, request)
+            for request in (
+                DeviceRequest(driver="cdi", device_ids=[NET]),
+                {"driver": "cdi", "device_ids": ["nvidia.com/gds=all"]},
+                {"driver": "cdi", "device_ids": ["amd.com/gpu=0"]},
+                {"driver": "amd", "capabilities": [["gpu"]]},
+                {"count": -1, "capabilities": [["tpu"]]},
+                {},
+            )
+        ),
+    ],
+)
+def test_what_gives_everybody_a_gpu_is_left_out_of_a_sites_own_devices(
+    request_: Mapping[str, Any], left: Mapping[str, Any] | None
+) -> None:
+    plan = build(SUBJECT, REQUEST, (H100,), Injection("cdi"), SITE)
+    _, host = merge(plan, {}, {"device_requests": [request_]})
+    assert host["device_requests"] == [*([] if left is None else [left]), *plan.device_requests]
 
 
 def test_a_site_ca_reaches_every_common_client() -> None:

@@ -116,4 +116,30 @@ def new_ledgers_are_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator
         yield
 
 
+@pytest.fixture(scope="session")
+def ledgers_made() -> Iterator[list[Any]]:
+    database = sys.modules.get("pytorch_spawner.ledger.database")
+    made: list[Any] = []
+    if database is None:
+        yield made
+        return
+    make = database.Database.__init__
+
+    def noted(self: Any, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        made.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(database.Database, "__init__", noted)
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def ledgers_are_closed(ledgers_made: list[Any]) -> Iterator[None]:
+    """Three open files each, of thousands: they would wait for a rare collection of old garbage."""
+    yield
+    while ledgers_made:
+        ledgers_made.pop().close()  # one that somebody still uses opens again
+
+
 _AROUND = ("BEGIN TRANSACTION;", "COMMIT;")

@@ -20,7 +20,7 @@ from pytorch_spawner.traits import LabTraits
 from pytorch_spawner.turns import OnWait, Places, StartingPlaces, Turns
 
 
-class _Jumping(selectors.SelectSelector):
+class _Jumping(selectors.DefaultSelector):
     """Instead of waiting for the next timer, it moves the clock there."""
 
     now = 0.0

@@ -18,6 +18,12 @@ from pytorch_spawner.lab.app import build_lab, make_server
 from pytorch_spawner.lab.handlers import Health, Lab
 from pytorch_spawner.lab.settings import LabSettings
 
+try:
+    # It keeps one session for each event loop, for ever: four open files for each test.
+    from jupyterhub.httpclient import JupyterHubHTTPClient
+except ImportError:  # before JupyterHub 6
+    JupyterHubHTTPClient = None
+
 
 @dataclass
 class Site:
@@ -187,3 +193,5 @@ async def run_site(ledger: Any, meter: Any = None) -> AsyncIterator[Site]:
         yield Site(f"{root}{settings.prefix}", lab, ledger, hub, http, server.request_callback)
     server.stop()
     await server.close_all_connections()
+    if JupyterHubHTTPClient is not None:
+        await JupyterHubHTTPClient.loop_instance().close()

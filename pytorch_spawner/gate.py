@@ -33,6 +33,8 @@ class GatedSpawner(ContainerSpawner):
         super().__init__(*args, **kwargs)
         # As long as nothing but the configuration has set this spawner's values.
         self._usual = usual_of(self)
+        # The hub makes a person's spawner for the first of its own pages that they open.
+        self.lab.gpus.look_ahead(self._usual.spec)
 
     @property
     def rules(self) -> Rules:

@@ -19,7 +19,7 @@ from pytorch_spawner.adapters.one_at_a_time import OneAtATime
 from pytorch_spawner.core.gpus import Inventory, parse_inventory
 from pytorch_spawner.core.placement import with_config, with_settings
 from pytorch_spawner.core.plan import LABEL
-from pytorch_spawner.errors import LabError
+from pytorch_spawner.errors import BadRequest, LabError
 
 if TYPE_CHECKING:
     from pytorch_spawner.shared import Lab
@@ -35,6 +35,8 @@ _SETTINGS_S: Final = 2.0
 # looked again.
 _LOST_S: Final = 600.0
 _SOON_S: Final = 5.0
+# How long somebody waits for another look where the last one found none.
+_PATIENCE_S: Final = 5.0
 # As the helper container's. A hung driver never answers, and nothing in this process can end it.
 _DEADLINE_S: Final = probe.DEADLINE_S
 
@@ -65,6 +67,8 @@ class GpuSource:
         self._known: tuple[Spec, Inventory] | None = None
         self._good_at = -1e9
         self._good_until = 0.0
+        self._is_early = False
+        self._written: Inventory | None = None
         self._asking: asyncio.Task[Inventory] | None = None
         self._asking_for: Spec | None = None
         self._settings: tuple[float, Sequence[Any]] = (-1e9, ())
@@ -77,15 +81,45 @@ class GpuSource:
         Raises:
             BadRequest: The configuration's list or a mode is wrong.
         """
-        known = self._known
-        if known is not None and known[0] == replace(spec, helper_image=""):
-            if time.monotonic() > self._good_until and self._asking is None:
-                self._ask_once(spec)
-            return known[1]
-        # The first time everybody waits for one answer.
-        if self._asking is None or self._asking_for != spec:
-            return await asyncio.shield(self._ask_once(spec))
-        return await asyncio.shield(self._asking)
+        known, was_early = self._of(spec), self._is_early
+        self._is_early = False
+        if known is None:
+            # The first time everybody waits for one answer.
+            if self._asking is None or self._asking_for != spec:
+                return await asyncio.shield(self._ask_once(spec))
+            return await asyncio.shield(self._asking)
+        is_due = time.monotonic() > self._good_until or (was_early and not known.gpus)
+        if is_due and self._asking is None:
+            self._ask_once(spec)
+        if not known.gpus and self._asking is not None:
+            # What was missing may have been put right, and nobody is to go without a GPU for it;
+            # nor is anybody to wait for a sick driver again and again.
+            done, _ = await asyncio.wait({self._asking}, timeout=_PATIENCE_S)
+            for task in done:
+                task.result()  # a wrong configuration is told to whoever comes
+        return self._of(spec) or known
+
+    def _of(self, spec: Spec) -> Inventory | None:
+        """What is known, if it was found out for this very configuration."""
+        if self._known is None or self._known[0] != replace(spec, helper_image=""):
+            return None
+        return self._known[1]
+
+    def look_ahead(self, spec: Spec) -> None:
+        """Ask in the background where no GPU is known, and nobody asked just now.
+
+        The admin of a new hub sees its GPUs before anybody starts a server on one.
+        """
+        has_any = self._known is not None and bool(self._known[1].gpus)
+        if has_any or self._asking is not None or time.monotonic() <= self._good_until:
+            return
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:  # a spawner that is looked at, not a hub
+            return
+        # The driver may still be loading: the first who asks for a GPU does not believe in none.
+        self._is_early |= self._known is None
+        self._ask_once(spec)
 
     def _ask_once(self, spec: Spec) -> asyncio.Task[Inventory]:
         self._asking_for = spec
@@ -109,26 +143,39 @@ class GpuSource:
         if self._asking is task:
             self._asking = None
         if not task.cancelled() and (error := task.exception()):
-            log.warning("the GPUs could not be asked again: %s", error)
+            self._good_until = time.monotonic() + _SOON_S
+            log.warning("the GPUs could not be asked: %s", error)
 
     async def _ask(self, spec: Spec) -> Inventory:
+        try:
+            return await self._look(spec)
+        except BadRequest as error:
+            if self._known is not None and not self._known[1].gpus:
+                self._known = None  # "none" is no answer any more
+            await self._explain(error)
+            raise
+
+    async def _explain(self, error: BadRequest) -> None:
+        """Tell pages and commands of a wrong configuration, unless they know GPUs of before."""
+        try:
+            last = await self._lab.call(lambda ledger: ledger.read_inventory(self._lab.hub))
+        except LabError:
+            return
+        if not last.gpus:
+            await self._write(Inventory(reason=error.public_message))
+
+    async def _look(self, spec: Spec) -> Inventory:
         raw, good_s = await self._raw(spec)
         now = time.monotonic()
-        if not raw.gpus and self._known is None:
-            await self._remember(spec, now)
-        before = self._known
-        is_same_lab = before is not None and before[0] == replace(spec, helper_image="")
-        if (
-            not raw.gpus
-            and before is not None
-            and is_same_lab
-            and before[1].gpus
-            and now < self._good_at + _LOST_S
-        ):
+        has_last = True
+        if not raw.gpus and self._written is None and not (self._known and self._known[1].gpus):
+            has_last = await self._remember(spec, now)
+        before = self._of(spec)
+        if not raw.gpus and before and before.gpus and now < self._good_at + _LOST_S:
             # A driver or an engine that does not answer just now; nobody is sent away for it.
             log.warning("no GPU was found, the last answer counts: %s", raw.reason)
             self._good_until = now + _SOON_S
-            return before[1]
+            return before
         inventory = with_config(raw, spec.pools or {}, spec.modes or {})
         for gpu in inventory.gpus:
             _ = gpu.slots  # a mode that is none is refused here, with its sentence
@@ -136,23 +183,33 @@ class GpuSource:
             self._good_at = now
         self._known = (replace(spec, helper_image=""), inventory)
         self._good_until = now + good_s
-        if before is None or before[1] != inventory:
-            try:
-                await self._lab.call(
-                    lambda ledger: ledger.write_inventory(self._lab.hub, inventory)
-                )
-            except LabError as error:
-                log.warning("the inventory was not written down: %s", error)
+        if has_last:  # what could not be read is not replaced by "none"
+            await self._write(inventory)
         return inventory
 
-    async def _remember(self, spec: Spec, now: float) -> None:
-        """After a reboot the hub may be up before the driver; that sends nobody away."""
+    async def _write(self, inventory: Inventory) -> None:
+        """Write down what was found, for pages and commands, unless it is there already."""
+        if self._written == inventory:
+            return
+        try:
+            await self._lab.call(lambda ledger: ledger.write_inventory(self._lab.hub, inventory))
+            self._written = inventory
+        except LabError as error:
+            log.warning("the inventory was not written down: %s", error)
+
+    async def _remember(self, spec: Spec, now: float) -> bool:
+        """After a reboot the hub may be up before the driver; that sends nobody away.
+
+        Returns:
+            Whether the ledger could be asked.
+        """
         try:
             last = await self._lab.call(lambda ledger: ledger.read_inventory(self._lab.hub))
         except LabError:
-            return
+            return False
         if last.gpus and not spec.static:
             self._known, self._good_at = (replace(spec, helper_image=""), last), now
+        return True
 
     async def _raw(self, spec: Spec) -> tuple[Inventory, float]:
         if spec.static:

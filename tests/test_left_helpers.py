@@ -88,7 +88,8 @@ async def test_helpers_that_do_not_run_are_removed_once_nobody_can_wait_for_them
 async def test_a_throw_away_home_begins_empty_whatever_helper_was_left_with_it(
     client: Any, hub: str, state: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lab = SimpleNamespace(hub=hub, client=client, lanes=Lanes(1))
+    gpus = SimpleNamespace(look_ahead=lambda spec: None)
+    lab = SimpleNamespace(hub=hub, client=client, lanes=Lanes(1), gpus=gpus)
     monkeypatch.setattr(PyTorchSpawner, "lab", lab)
     spawner = PyTorchSpawner(
         user=SimpleNamespace(name="bo", escaped_name="bo", url="/", groups=[]),

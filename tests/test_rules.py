@@ -16,6 +16,7 @@ from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
 from pytorch_spawner.core.grants import Grant, GrantBook
 from pytorch_spawner.dispatch import Dispatcher
 from pytorch_spawner.errors import NotGranted
+from pytorch_spawner.gpu_source import Spec
 from pytorch_spawner.ledger.store import Ledger
 from pytorch_spawner.rules import GROUP_PROPERTY
 from pytorch_spawner.spawner import PyTorchSpawner
@@ -30,7 +31,10 @@ class FakeLab:
 
     def __init__(self, ledger: Ledger) -> None:
         self.hub, self.client, self._ledger = HUB, None, ledger
-        self.gpus = SimpleNamespace(read=self._gpus, offered=self._gpus)
+        self.looked_ahead: list[Spec] = []
+        self.gpus = SimpleNamespace(
+            read=self._gpus, offered=self._gpus, look_ahead=self.looked_ahead.append
+        )
         self.queue = Dispatcher(self)  # type: ignore[arg-type]
 
     async def _gpus(self, _spec: Any) -> Inventory:
@@ -140,6 +144,12 @@ async def until_it_waits(lab: FakeLab, username: str) -> None:
             return
         await asyncio.sleep(0.02)
     raise AssertionError(f"{username} does not wait")
+
+
+def test_the_hub_looks_for_the_configurations_gpus_as_soon_as_somebody_comes(lab: FakeLab) -> None:
+    spawner_of("rita", of=config())
+    (spec,) = lab.looked_ahead
+    assert spec.pools == {"GPU-0000": "a100"}
 
 
 async def test_an_override_changes_nothing_that_is_everybodys(lab: FakeLab) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import delete, or_, select, update
 from sqlalchemy.orm import Session
@@ -19,6 +19,7 @@ from pytorch_spawner.ledger.models import (
     DeviceRow,
     DeviceSettingRow,
     GrantRow,
+    InventoryRow,
     LeaseRow,
 )
 
@@ -233,14 +234,24 @@ class Granting(Log):
             for gpu in inventory.gpus:
                 facts = {key: value for key, value in asdict(gpu).items() if key != "uuid"}
                 session.add(DeviceRow(hub=hub, uuid=gpu.uuid, facts=facts, seen_at=self.now()))
+            session.merge(InventoryRow(hub=hub, reason=inventory.reason))
 
     def read_inventory(self, hub: str) -> Inventory:
-        """Return a hub's GPUs as it saw them last, in index order."""
+        """Return a hub's GPUs as it saw them last, in index order, or why it saw none."""
         with self._reading() as session:
             rows = session.scalars(select(DeviceRow).where(DeviceRow.hub == hub)).all()
             gpus = [_gpu(row) for row in rows]
+            looked = session.get(InventoryRow, hub)
+            reason = looked.reason if looked else ""
         gpus.sort(key=lambda gpu: (gpu.index, gpu.uuid))
-        return Inventory(tuple(gpus), "" if gpus else "The hub has seen no GPU.")
+        return Inventory(tuple(gpus), reason if reason or gpus else _NONE_SEEN)
+
+
+# A spawner of the hub looks, and the hub makes none for somebody who only uses the service.
+_NONE_SEEN: Final = (
+    "The hub did not look for GPUs yet. It does when somebody opens a page of the hub itself, and "
+    "before a server starts."
+)
 
 
 def decided(setting: DeviceSetting) -> dict[str, Any]:

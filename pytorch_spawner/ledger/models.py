@@ -59,6 +59,15 @@ class DeviceRow(Base):
     seen_at: Mapped[float] = mapped_column(Float)
 
 
+class InventoryRow(Base):
+    """How a hub's last look at its GPUs went."""
+
+    __tablename__ = "inventories"
+    hub: Mapped[str] = mapped_column(String(64), primary_key=True)
+    # Why there are none; empty where there are.
+    reason: Mapped[str] = mapped_column(Text)
+
+
 class StartRow(Base):
     """One start of one server, from the request until it ended."""
 

@@ -19,16 +19,14 @@ pytestmark = [pytest.mark.docker, pytest.mark.browser, pytest.mark.slow]
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     traits = {"PyTorchSpawner.on_busy": "queue"}
     with running_lab(tmp_path_factory.mktemp("admin"), gpus=2, traits=traits) as running:
-        # The hub looks for GPUs when the first server is asked for.
-        running.start_server("kim", {"share": "none"})
-        running.stop_server("kim")
         yield running
 
 
 @pytest.fixture
 def admin(lab: Lab, page: Page) -> Page:
-    """The admin's browser, on the front page of the lab."""
-    log_in(page, lab, "admin", "/services/lab/")
+    """The admin's browser, on the front page of the lab; its GPUs are known without any server."""
+    log_in(page, lab, "admin", "/hub/home")
+    page.goto(f"{lab.url}/services/lab/")
     expect(page.get_by_role("table", name="GPUs")).to_be_visible()
     return page
 

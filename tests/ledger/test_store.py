@@ -175,7 +175,18 @@ def test_the_inventory_comes_back_as_it_was(ledger: Ledger) -> None:
     gpu = Gpu(GpuUuid("GPU-1"), 3, "H100", 81559, (9, 0), "580", "x/y=z", "big", is_simulated=True)
     ledger.write_inventory("lab", Inventory((gpu,)))
     assert ledger.read_inventory("lab").gpus == (gpu,)
-    assert ledger.read_inventory("other").reason
+    assert "did not look for GPUs yet" in ledger.read_inventory("other").reason
+
+
+def test_why_a_hub_found_no_gpu_is_kept_until_it_finds_one(ledger: Ledger) -> None:
+    reason = "The NVIDIA driver does not work: Driver/library version mismatch."
+    ledger.write_inventory("lab", Inventory((ONE,)))
+    for said in ("The driver is asleep.", reason):
+        ledger.write_inventory("lab", Inventory(reason=said))
+    assert ledger.read_inventory("lab") == Inventory(reason=reason)
+    assert ledger.read_inventory("other").reason != reason
+    ledger.write_inventory("lab", Inventory((ONE,)))
+    assert ledger.read_inventory("lab") == Inventory((ONE,))
 
 
 def test_what_was_written_is_there_after_opening_again(ledger_url: str) -> None:

@@ -270,8 +270,8 @@ function drawEmpty({ empty, reason }) {
       "p",
       { class: "lab-quiet" },
       "Run ",
-      h("code", {}, "pytorch-spawner gpus"),
-      " on the hub's machine: it says what is looked for, what was found, and what to do. This page shows a GPU as soon as there is one.",
+      h("code", {}, "pytorch-spawner doctor"),
+      " on the hub's machine: it asks the driver and the engine, and says what each answers. This page shows a GPU as soon as there is one.",
     ),
   );
 }

@@ -186,13 +186,8 @@ class WarmingSpawner(GatedSpawner):
             await self.lab.call(
                 lambda ledger: ledger.note_cache(build.id, key=key, volume=volumes.cache)
             )
-        elif key != build.key:
-            is_other_image = build.key is not None and key.image_id != build.key.image_id
-            what = "image (its tag was moved meanwhile)" if is_other_image else "kind of GPU"
-            raise NotGranted(
-                f"The second container got another {what} than the first, so it proves nothing. "
-                "Build it again."
-            )
+        elif build.key is None or (why := warmcache.why_unlike(build.key, key)):
+            raise NotGranted(why if build.key else "Nothing was compiled. Build it again.")
         else:
             build = self._build = replace(build, **await self._seal(build, volumes.cache))
         course = await self._course_of(build)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,10 @@ import pytest
 
 from pytorch_spawner.cli import cache as module
 from pytorch_spawner.cli import main
+from pytorch_spawner.core.courses import SMOKER
 from pytorch_spawner.core.gpus import Gpu, GpuUuid, Inventory
 from pytorch_spawner.core.suites import read_suite, unpack
-from pytorch_spawner.core.warmcache import CacheKey, Target
+from pytorch_spawner.core.warmcache import WARMER, CacheKey, Target
 from pytorch_spawner.ledger.store import Ledger
 
 EXAMPLE = Path(__file__).parents[1] / "share" / "suites" / "example"
@@ -39,7 +42,7 @@ def run(
 ) -> Run:
     """Run an action; returns its exit status and, by ``--json``, what it says."""
     monkeypatch.delenv("PYTORCH_SPAWNER_IMAGE", raising=False)
-    monkeypatch.delenv("LAB_IMAGE", raising=False)
+    monkeypatch.setenv("LAB_IMAGE", "lab:usual")
     monkeypatch.setattr(module, "_POLL_S", 0.01)
     flags = ["--ledger", f"sqlite:///{tmp_path / 'ledger.sqlite'}", "--hub", "lab"]
 
@@ -80,10 +83,24 @@ def test_the_example_is_a_suite_and_is_kept_whole(run: Run, ledger: Ledger) -> N
     assert read_suite(files).as_json() == one.suite
 
 
-def test_the_image_is_the_labs_own_where_none_is_named(
-    run: Run, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+def test_the_image_is_the_one_that_servers_have_where_none_is_named(
+    run: Run, ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert ledger.cache("lab", ask(run, "--cpu")).image == "pytorch-spawner/lab:cpu"
+    monkeypatch.delenv("LAB_IMAGE")
+    said = run("build", "--suite", str(EXAMPLE), "--cpu", as_json=False)
+    assert (said[0], "--image; nobody started a server in the last week." in said[1]) == (1, True)
+    ledger.begin_start("lab", "ana", "", {"image": "lab:cuda"})
+    for whom, image in (("bo", "auto"), (WARMER, "lab:tried"), (SMOKER, "lab:tried")):
+        ledger.begin_start("lab", whom, "", {"image": image})
+    ledger.begin_start("lab", "eve", "", {"image": "lab:old"})
+    with closing(sqlite3.connect(tmp_path / "ledger.sqlite")) as file, file:
+        file.execute("UPDATE starts SET created_at = created_at - 8 * 86400 WHERE username = 'eve'")
+    assert ledger.cache("lab", ask(run)).image == "lab:cuda"
+    ledger.begin_start("lab", "bo", "", {"image": "lab:cpu"})
+    said = run("build", "--suite", str(EXAMPLE), as_json=False)
+    assert (said[0], "started with lab:cpu, lab:cuda in the" in said[1]) == (1, True)
+    status, again = run("build", "--no-wait")
+    assert (status, again["image"]) == (0, "lab:cuda"), "what is built again keeps its image"
     monkeypatch.setenv("LAB_IMAGE", "lab:2")
     assert ledger.cache("lab", ask(run, "--cpu")).image == "lab:2"
     monkeypatch.setenv("PYTORCH_SPAWNER_IMAGE", "lab:3")
@@ -215,14 +232,17 @@ def test_ctrl_c_leaves_it_running_and_says_how_to_stop_it(
 
 
 def test_a_list_says_what_starts_are_given(run: Run, ledger: Ledger) -> None:
-    assert "There is no warm cache." in run("list", as_json=False)[1]
+    assert (
+        f"There is no warm cache. Build one with `cache build --suite {EXAMPLE}`."
+        in (run("list", as_json=False)[1])
+    )
     cache_id = ask(run)
     publish(ledger, cache_id)
     ledger.promote_cache("lab", cache_id, "root")
     ask(run, "--course", "ml", "--pool", "teaching")
     _, text = run(as_json=False)
     _, waits, current = text.splitlines()
-    asked_for = "example ml a GPU of the pool teaching pytorch-spawner/lab:cpu waits"
+    asked_for = "example ml a GPU of the pool teaching lab:usual waits"
     assert waits.split()[1:] == asked_for.split()
     for part in ("NVIDIA H100, driver 580", "current", "41.0 s -> 3.2 s", "12.3 MB", "6"):
         assert part in current

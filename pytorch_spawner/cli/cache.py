@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -27,9 +28,10 @@ from pytorch_spawner.core.placement import with_settings
 from pytorch_spawner.core.suites import digest, pack, read_suite, unpack
 from pytorch_spawner.core.warmcache import Cache, currents
 from pytorch_spawner.errors import BadRequest, LabError
+from pytorch_spawner.lab.paths import FilesMissing, suites_dir
 from pytorch_spawner.ledger.store import Ledger
 
-_IMAGE: Final = "pytorch-spawner/lab:cpu"
+_WEEK_S: Final = 7 * 86400.0
 _POLL_S: Final = 0.5
 # The service looks for work every few seconds; nobody who takes it up by then does at all.
 _PATIENCE_S: Final = 15.0
@@ -51,7 +53,9 @@ def add_to(commands: Commands) -> None:
     )
     build.add_argument("--course", default="", help="only for this course's starts")
     build.add_argument(
-        "--image", help=f"default: $PYTORCH_SPAWNER_IMAGE, else $LAB_IMAGE, else {_IMAGE}"
+        "--image",
+        help="default: $PYTORCH_SPAWNER_IMAGE, else $LAB_IMAGE, else that of the suite that is "
+        "built again, else the one that every server of the last week was started with",
     )
     where = build.add_mutually_exclusive_group()
     where.add_argument("--pool", default="", help="on a GPU of this pool (default: any)")
@@ -77,7 +81,7 @@ def _list(options: argparse.Namespace) -> Said:
     given = currents(caches)
     data = [words.as_json(one, given) for one in caches]
     if not caches:
-        text = "There is no warm cache. Build one with `cache build --suite share/suites/example`."
+        text = f"There is no warm cache. Build one with `cache build --suite {_example()}`."
         return Said(data, [text])
     heads = (
         "ID",
@@ -107,6 +111,15 @@ def _list(options: argparse.Namespace) -> Said:
         for one in caches
     )
     return Said(data, table(heads, rows))
+
+
+def _example() -> str:
+    """The suite that came with the package, wherever pip put it."""
+    try:
+        folder = suites_dir() / "example"
+    except FilesMissing:
+        return "DIR"
+    return shlex.quote(str(folder)) if folder.is_dir() else "DIR"
 
 
 def _steps(cache: Cache) -> str:
@@ -172,14 +185,11 @@ def _find(caches: Sequence[Cache], said: str) -> Cache:
 
 def _build(options: argparse.Namespace) -> Said | int:
     ledger, hub = open_ledger(options), hub_of(options)
-    files = (
-        read_directory(options.suite)
-        if options.suite
-        else _files_of_last(ledger, hub, options.course)
-    )
+    last = None if options.suite else _last(ledger, hub, options.course)
+    files = unpack(ledger.suite_archive(hub, last.id)) if last else read_directory(options.suite)
     suite = read_suite(files)
-    image = options.image or os.environ.get("PYTORCH_SPAWNER_IMAGE")
-    image = image or os.environ.get("LAB_IMAGE") or _IMAGE
+    image = options.image or os.environ.get("PYTORCH_SPAWNER_IMAGE") or os.environ.get("LAB_IMAGE")
+    image = image or (last.image if last else _only_image(ledger, hub))
     gpus = 0 if options.cpu else 1
     inventory = with_settings(ledger.read_inventory(hub), ledger.settings(hub), {})
     words.check_request(options.course, image, options.pool, gpus, inventory)
@@ -210,17 +220,33 @@ def _build(options: argparse.Namespace) -> Said | int:
         return _INTERRUPTED
 
 
-def _files_of_last(ledger: Ledger, hub: str, course: str) -> dict[str, bytes]:
-    """The suite that was built last for a course, or for all of them.
+def _last(ledger: Ledger, hub: str, course: str) -> Cache:
+    """What was built last for a course, or for all of them.
 
     Raises:
         BadRequest: There was none.
     """
     for one in ledger.caches(hub):
         if one.scope == course:
-            return unpack(ledger.suite_archive(hub, one.id))
+            return one
     whom = f"the course {course[:60]}" if course else "every course"
     raise BadRequest(f"No suite was built for {whom} before; name one with --suite.")
+
+
+def _only_image(ledger: Ledger, hub: str) -> str:
+    """The image of all late starts: a cache serves no other than its own, so none is guessed at.
+
+    Raises:
+        BadRequest: There were several, or none.
+    """
+    images = sorted(ledger.started_images(hub, _WEEK_S))
+    if len(images) == 1:
+        return images[0]
+    seen = f"servers were started with {', '.join(map(clean, images))}"
+    raise BadRequest(
+        f"image: name one with --image; {seen if images else 'nobody started a server'} in the "
+        "last week."
+    )
 
 
 def _follow(ledger: Ledger, asked: Cache, *, as_json: bool) -> int:

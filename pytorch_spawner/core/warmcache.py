@@ -291,6 +291,26 @@ def why_none(caches: Iterable[Cache], key: CacheKey) -> str:
     return f"The warm cache is not for {where}, so the first compile takes its usual time."
 
 
+def why_unlike(built: CacheKey, key: CacheKey) -> str:
+    """Why the second container of a build does not prove the first one's work; "" if it does.
+
+    Args:
+        built: What the first container was.
+        key: What the second one is.
+    """
+    if built == key:
+        return ""
+    remedy = "Build it again."
+    if built.image_id != key.image_id:
+        what = "another image than the first, for its tag was moved meanwhile"
+    elif built.gpu != key.gpu:
+        what = f"{key.gpu or 'no GPU'} and the first {built.gpu or 'none'}"
+        remedy = "Build it again for a pool with one kind of GPU."
+    else:
+        what = "another driver than the first, for it was updated meanwhile"
+    return f"The second container got {what}; so it proves nothing. {remedy}"
+
+
 def _differing(built: CacheKey, key: CacheKey) -> str:
     """What differs between two of the same image and GPU; "" for nothing."""
     pairs = (

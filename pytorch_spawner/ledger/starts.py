@@ -10,12 +10,15 @@ from typing import Any
 
 from sqlalchemy import delete, func, select, update
 
+from pytorch_spawner.core.courses import SMOKER
 from pytorch_spawner.core.journal import (
     AGENT_KINDS,
     EVENT_OVERHEAD_BYTES,
     MAX_EVENTS_A_START,
     Event,
 )
+from pytorch_spawner.core.request import AUTO
+from pytorch_spawner.core.warmcache import WARMER
 from pytorch_spawner.errors import InvalidEvent
 from pytorch_spawner.ledger.database import Database
 from pytorch_spawner.ledger.models import EventRow, StartRow
@@ -129,6 +132,18 @@ class Starts(Database):
                 .limit(20_000)
             )
             return frozenset(group for groups in rows for group in groups or ())
+
+    def started_images(self, hub: str, within_s: float) -> frozenset[str]:
+        """References of the images that people's servers were started with lately."""
+        with self._reading() as session:
+            rows = session.scalars(
+                select(StartRow.image)
+                .distinct()
+                .where(StartRow.hub == hub, StartRow.created_at > self.now() - within_s)
+                .where(StartRow.username.not_in((WARMER, SMOKER)))
+                .where(StartRow.image.not_in(("", AUTO)))
+            )
+            return frozenset(rows)
 
     # -- journal ----------------------------------------------------------------------------
 

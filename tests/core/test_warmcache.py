@@ -26,6 +26,7 @@ from pytorch_spawner.core.warmcache import (
     volumes_of,
     why_none,
     why_not_published,
+    why_unlike,
 )
 
 H100 = Gpu(GpuUuid("GPU-1"), 0, "NVIDIA H100", 81_559, (9, 0), "580.159.04")
@@ -153,6 +154,25 @@ def test_only_what_is_published_and_promoted_is_given(state):
 def test_why_there_is_none_names_what_differs(caches, says):
     assert says in why_none(caches, KEY)
     assert "not for the CPU" in why_none([cache()], CacheKey("sha256:1"))
+
+
+@pytest.mark.parametrize(
+    ("second", "says"),
+    [
+        (KEY, ""),
+        (replace(KEY, image_id="sha256:2"), "got another image than the first, for its tag"),
+        (replace(KEY, gpu="NVIDIA L4", capability="8.9"), "got NVIDIA L4 and the first NVIDIA H1"),
+        (CacheKey("sha256:1"), "got no GPU and the first NVIDIA H100; so it proves nothing. Build"),
+        (replace(KEY, driver_branch="590"), "got another driver than the first, for it was upda"),
+    ],
+)
+def test_a_second_container_unlike_the_first_is_told_with_what_differs(
+    second: CacheKey, says: str
+) -> None:
+    why = why_unlike(KEY, second)
+    assert says in why
+    assert bool(why) == (second != KEY)
+    assert ("one kind of GPU" in why) == (second.gpu != KEY.gpu)
 
 
 _KEYS = st.sampled_from([KEY, replace(KEY, scope="ml"), CacheKey("sha256:1"), None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from pytorch_spawner.core.journal import Event
@@ -23,6 +23,7 @@ async def follow(
     lab: Lab,
     start: Callable[[], Start | None],
     on_told: Callable[[Start], None] = lambda _: None,
+    pause: Callable[[float], Awaitable[None]] = asyncio.sleep,
 ) -> AsyncIterator[dict[str, Any]]:
     """Tell the journal of a start and its place in the queue, until nobody listens any more.
 
@@ -33,6 +34,7 @@ async def follow(
         lab: Where it is read.
         start: The start as of now; None while there is none yet.
         on_told: Called whenever a viewer has been told all that is written so far.
+        pause: Waits for so many seconds, or less where there is something to read.
     """
     seen, shown = 0, 5
     told: Wait | None = None
@@ -51,7 +53,7 @@ async def follow(
                 }
             told = place
             on_told(now)
-        await asyncio.sleep(_POLL_S)
+        await pause(_POLL_S)
 
 
 def _told(entry: Event) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
@@ -46,6 +46,8 @@ from pytorch_spawner.warming import Warm
 # From asking the hub: it sends a person to the pending page after one second (1.0 in SpawnHandler,
 # jupyterhub/handlers/pages.py), which then has to be fetched and drawn.
 _PAGE_WITHIN_S: Final = 2.0
+# How long a start that is over waits until its page has read the end of the journal.
+_LAST_WORDS_S: Final = 0.5
 
 
 class PyTorchSpawner(TeachingSpawner):
@@ -215,8 +217,10 @@ class PyTorchSpawner(TeachingSpawner):
     # Whether Lab answered, and whether somebody wanted it to end: what tells a crash from a stop.
     _is_up: bool = False
     _was_asked_to_stop: bool = False
-    # Set once the pending page has read the journal of this start.
+    # Set while the pending page has read all of the journal of this start that it must have.
     _page_came: asyncio.Event | None = None
+    # Of those who read it: set once there is something that they had better read at once.
+    _news: asyncio.Event | None = None
 
     async def start(self) -> str:
         """Plan, create and start the container; return its URL once Lab answers.
@@ -244,6 +248,14 @@ class PyTorchSpawner(TeachingSpawner):
         if came is None or not has_more or not is_asked_by_page(self.handler):
             return
         left_s = max(0.0, began + _PAGE_WITHIN_S - time.monotonic())
+        if came.is_set():
+            # Where it leads goes by what was written last, such as that nothing is left to warm
+            # up; and the hub tells a page nothing more from the moment this start is over.
+            came.clear()
+            if self._news is not None:
+                self._news.set()
+                self._news = None
+            left_s = _LAST_WORDS_S
         async with self._failures_told():
             await self._while_alive(came.wait(), left_s)
 
@@ -463,7 +475,12 @@ class PyTorchSpawner(TeachingSpawner):
 
     def progress(self) -> AsyncIterator[dict[str, Any]]:
         """The journal as the hub's own progress events; ``lab`` holds our event for the pages."""
-        return follow(self.lab, lambda: self._start, self._note_page)
+        return follow(self.lab, lambda: self._start, self._note_page, self._until_news)
+
+    async def _until_news(self, at_most_s: float) -> None:
+        self._news = self._news or asyncio.Event()
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._news.wait(), at_most_s)
 
     def _note_page(self, start: Start) -> None:
         if self._page_came is not None and start is self._start:

@@ -15,8 +15,8 @@ from jupyterhub.objects import Hub
 from jupyterhub.user import User
 from traitlets.config import Config
 
+from pytorch_spawner import progress, turns
 from pytorch_spawner import spawner as spawner_module
-from pytorch_spawner import turns
 from pytorch_spawner.adapters.hub import StartRefused
 from pytorch_spawner.core.request import Request
 from pytorch_spawner.errors import ContainerDied, EngineUnavailable
@@ -218,6 +218,41 @@ async def test_a_page_that_never_comes_is_not_waited_for_long(
 ) -> None:
     monkeypatch.setattr(spawner_module, "_PAGE_WITHIN_S", 0.0)
     _, started = await run()
+    assert await asyncio.wait_for(started, 20) == "http://10.0.0.1:8888"
+
+
+async def test_a_page_that_is_there_has_read_all_that_was_written_when_the_start_is_over(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_POLL_S", 3600.0)
+    spawner, started = await run()
+
+    async def answers(spawner: PyTorchSpawner, began: float) -> str:
+        await spawner._page_came.wait()
+        for line in ("The warm-up is over.", "JupyterLab answers."):
+            await spawner.lab.tell(spawner._start, "lab", line)
+        return "http://10.0.0.1:8888"
+
+    monkeypatch.setattr(PyTorchSpawner, "_start_container", answers)
+    told: list[list[str]] = [[], []]
+
+    async def watch(said: list[str]) -> None:
+        async for one in spawner.progress():
+            said.append(one["message"])
+
+    pages = [asyncio.create_task(watch(said)) for said in told]
+    await asyncio.wait_for(started, 20)
+    assert ["The warm-up is over.", "JupyterLab answers."] in told
+    for page in pages:
+        page.cancel()
+
+
+async def test_a_page_that_has_gone_is_not_waited_for_long(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spawner_module, "_LAST_WORDS_S", 0.0)
+    spawner, started = await run()
+    spawner._note_page(spawner._start)
     assert await asyncio.wait_for(started, 20) == "http://10.0.0.1:8888"
 
 

@@ -76,7 +76,7 @@ async def test_without_a_gpu_the_course_of_the_start_stays_also_none(
     assert f'href="/hub/spawn/ana?share=none{course.replace("&", "&amp;")}"' in said
 
 
-async def test_without_a_gpu_the_person_still_gets_where_they_wanted(pending, page, monkeypatch):
+async def test_a_start_that_failed_still_leads_where_the_person_wanted(pending, page, monkeypatch):
     monkeypatch.setattr(lab_pending._Named, "user_options", {"course": ["cnn"]}, raising=False)
     pending.hub.progress += progress_of(NO_GPU)
     pending.hub.is_over = True
@@ -84,6 +84,9 @@ async def test_without_a_gpu_the_person_still_gets_where_they_wanted(pending, pa
     await expect(page.get_by_role("button", name=CPU_LINK)).to_have_attribute(
         "href",
         "/hub/spawn/ana/thesis?share=none&course=cnn&next=%2Fservices%2Flab%2Fgo%2Fcnn%2Fa.ipynb",
+    )
+    await expect(page.get_by_role("button", name="Try again")).to_have_attribute(
+        "href", "/hub/spawn/ana/thesis?next=%2Fservices%2Flab%2Fgo%2Fcnn%2Fa.ipynb"
     )
 
 
@@ -106,7 +109,7 @@ async def test_the_servers_own_page_keeps_the_course_too(lab, page, course):
         (
             "bo?gpus=1&course=cnn&next=%2Fuser%2Fbo%2Flab%2Ftree%2Fa.ipynb",
             "bo?share=none&course=cnn&next=%2Fuser%2Fbo%2Flab%2Ftree%2Fa.ipynb",
-            "bo?",
+            "bo?next=%2Fuser%2Fbo%2Flab%2Ftree%2Fa.ipynb",
         ),
         ("ana?course=", "ana?share=none&course=", "ana?"),
     ],

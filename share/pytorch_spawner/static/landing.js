@@ -7,7 +7,7 @@ import { add, emptyState, isQueueing, restartCheck } from "./journal.js";
 import { memoryCard } from "./memory.js";
 import { restarter } from "./restart.js";
 import { mayStartWithoutGpu, title, words } from "./said.js";
-import { draw, drawNotice, mount, withoutGpu } from "./server-view.js";
+import { draw, drawNotice, mount, startAnew, withoutGpu } from "./server-view.js";
 
 const LONGEST_PAUSE_S = 30;
 
@@ -77,7 +77,7 @@ function ways(config, { end, seq }, { start_url: same, request }) {
       { label: "Choose anew…", href: config.spawnUrl, isSecond: true },
     ];
   }
-  const again = { label: end?.kind === "failed" ? "Try again" : "Start it", href: config.spawnUrl };
+  const again = startAnew(config, end?.kind === "failed" ? "Try again" : "Start it");
   return mayStartWithoutGpu({ end, seq }) ? [again, withoutGpu(config, request?.course)] : [again];
 }
 

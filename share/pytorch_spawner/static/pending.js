@@ -3,7 +3,7 @@
 import { h, move } from "./dom.js";
 import { add, emptyState, isCopying, isQueueing, warmupProgress } from "./journal.js";
 import { mayStartWithoutGpu, title, words } from "./said.js";
-import { draw, drawNotice, mount, withoutGpu } from "./server-view.js";
+import { draw, drawNotice, mount, startAnew, withoutGpu } from "./server-view.js";
 
 const GONE_WITHIN_S = 60;
 const LOOK_S = 0.5;
@@ -57,7 +57,7 @@ export function start(root, config) {
 }
 
 function startAgain({ config, state }) {
-  const links = [{ label: "Try again", href: config.spawnUrl }];
+  const links = [startAnew(config, "Try again")];
   if (mayStartWithoutGpu(state)) links.push(withoutGpu(config, config.course));
   return links;
 }

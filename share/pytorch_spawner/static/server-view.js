@@ -45,6 +45,11 @@ export function mount(root, actions) {
   return parts;
 }
 
+// To the choice before a start; next: where the person wanted to go when they came, which the hub keeps.
+export function startAnew({ spawnUrl, next }, label) {
+  return { label, href: next ? `${spawnUrl}?${new URLSearchParams({ next })}` : spawnUrl };
+}
+
 // The hub takes the options of a start from its address, too.
 // course: of the start that failed, which is kept; also "", since a start that names none may get the
 // person's only one. Where nobody knows it, the hub decides anew.

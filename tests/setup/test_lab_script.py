@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import http.server
+import importlib.machinery
+import importlib.util
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -12,18 +15,23 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from pytorch_spawner.core.cuda_tables import FAMILY_DRIVERS
 
 SCRIPT = Path(__file__).resolve().parents[2] / "share/setup/lab"
 # Its own preparations are real work, and other tests' matter.
 _RUN = """
-import importlib.machinery, importlib.util, sys
+import importlib.machinery, importlib.util, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
 sys.dont_write_bytecode = True
 loader = importlib.machinery.SourceFileLoader("lab", sys.argv[1])
 lab = importlib.util.module_from_spec(importlib.util.spec_from_loader("lab", loader))
 loader.exec_module(lab)
-lab.prepare = lab.require_free_ports = lambda: None
+lab.prepare = lab.require_free_ports = lambda *_: None
+{before}
 sys.exit(lab.main(sys.argv[2:]))
 """
 
@@ -57,9 +65,9 @@ class Lab:
     def hub_is(self, text: str) -> None:
         self._program(self.jupyterhub, text)
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, before: str = "") -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-c", _RUN, str(SCRIPT), *words],
+            [sys.executable, "-c", _RUN.format(before=before), str(SCRIPT), *words],
             env=self.env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -86,6 +94,17 @@ def test_stopping_ends_the_servers_of_the_lab_in_the_folder_whatever_the_port(la
     assert lab.do("stop") == (0, "Stopped the hub (it did not run) and 1 server.\n")
     assert lab.asks() == [
         "ps -aq --filter label=org.pytorch-spawner.hub=lab-8123",
+        "rm -f its-server",
+    ]
+
+
+def test_a_lab_whose_hub_writes_no_password_down_is_stopped_as_well(lab: Lab) -> None:
+    lab.hub_is("exit 1")
+    assert lab.do("run")[0] == 1
+    assert lab.asks() == []
+    lab.do("stop")
+    assert lab.asks() == [
+        "ps -aq --filter label=org.pytorch-spawner.hub=lab-1",
         "rm -f its-server",
     ]
 
@@ -138,7 +157,7 @@ def test_another_port_is_refused_while_servers_of_the_last_one_run(lab: Lab) -> 
 
 
 def test_an_interrupt_while_the_hub_comes_up_ends_the_hub(lab: Lab) -> None:
-    lab.hub_is("echo $$ >$LAB_DIR/is-up; exec sleep 50")
+    lab.hub_is("echo $$ >$LAB_DIR/pid; mv $LAB_DIR/pid $LAB_DIR/is-up; exec sleep 50")
     with lab.start("run") as process:
         deadline = time.monotonic() + 20
         while not (lab.dir / "is-up").exists() and time.monotonic() < deadline:
@@ -150,3 +169,100 @@ def test_an_interrupt_while_the_hub_comes_up_ends_the_hub(lab: Lab) -> None:
     hub = int((lab.dir / "is-up").read_text())
     with pytest.raises(ProcessLookupError):
         os.kill(hub, 0)
+
+
+_PRESSED_WHILE_IT_IS_MADE = """
+make = lab.subprocess.Popen
+def popen(*words, **settings):
+    made = make(*words, **settings)
+    signal.raise_signal(signal.SIGINT)
+    return made
+lab.subprocess.Popen = popen
+"""
+
+
+def test_an_interrupt_in_the_very_moment_of_the_start_ends_the_hub(lab: Lab) -> None:
+    lab.hub_is("exec sleep 50")
+    with lab.start("run", before=_PRESSED_WHILE_IT_IS_MADE) as process:
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((lab.dir / "hub.pid").read_text()), 0)
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The script, on a machine whose driver and nvidia-smi are what a test puts there."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    loader = importlib.machinery.SourceFileLoader("lab_script", str(SCRIPT))
+    spec = importlib.util.spec_from_loader("lab_script", loader)
+    assert spec
+    module = importlib.util.module_from_spec(spec)
+    loader.exec_module(module)
+    monkeypatch.setattr(module, "DRIVER", tmp_path / "version")
+    monkeypatch.setattr(module, "CUDA_MACHINE", platform.machine())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("LAB_IMAGE", raising=False)
+    return module
+
+
+CLOSED = (
+    "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Thu Oct 10 20:09:24 UTC 2025\nGCC 12.2"
+)
+OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}  Release Build  (dvs-builder)\n"
+
+
+@pytest.mark.parametrize(
+    ("driver", "gpus", "recipe"),
+    [
+        (CLOSED.format("580.95.05"), "9.0", "pytorch-2.13-cu130"),
+        (OPEN.format("610.43.03"), "12.0\n9.0", "pytorch-2.13-cu130"),
+        (OPEN.format("580.65.06"), "9.0\n7.0", "pytorch-2.8-cu128"),
+        (CLOSED.format("550.54.14"), "8.0", "pytorch-2.8-cu128"),
+        (CLOSED.format("535.54.03"), "6.1", "pytorch-2.6-cu124"),
+        (CLOSED.format("580.95.05"), "9.0\n6.1", "pytorch-2.6-cu124"),
+        # No image is for both.
+        (CLOSED.format("580.95.05"), "6.1\n12.0", "pytorch-2.13-cu130"),
+        (CLOSED.format("580.95.05"), "3.7", "cpu"),
+        (CLOSED.format("470.42.01"), "8.0", "cpu"),
+        (CLOSED.format("580.95.05"), "[N/A]", "pytorch-2.13-cu130"),
+        (CLOSED.format("580.95.05"), None, "pytorch-2.13-cu130"),
+    ],
+)
+def test_a_machine_with_a_gpu_gets_the_newest_image_that_driver_and_gpus_run(
+    driver: str, gpus: str | None, recipe: str, script: Any, tmp_path: Path
+) -> None:
+    script.DRIVER.write_text(driver)
+    if gpus is not None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\nprintf '{gpus}\\n'")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    name, why = script.choose_image()
+    assert name == f"pytorch-spawner/lab:{recipe}"
+    assert ("none of ours with CUDA" in why) == (recipe == "cpu")
+    assert "LAB_IMAGE=" in why
+
+
+def test_nothing_is_said_where_nothing_was_chosen(
+    script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert script.choose_image() == ("pytorch-spawner/lab:cpu", "")
+    script.DRIVER.write_text("something else")
+    assert script.choose_image() == ("pytorch-spawner/lab:cpu", "")
+    script.DRIVER.write_text(CLOSED.format("580.95.05"))
+    monkeypatch.setenv("LAB_IMAGE", "ours:1")
+    assert script.choose_image() == ("ours:1", "")
+
+
+def test_locks_for_one_processor_are_not_taken_for_another(
+    script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.DRIVER.write_text(OPEN.format("580.95.05").replace("x86_64", "aarch64"))
+    monkeypatch.setattr(script.platform, "machine", lambda: "another")
+    assert script.choose_image()[0] == "pytorch-spawner/lab:cpu"
+
+
+def test_the_script_knows_the_drivers_that_the_tables_know(script: Any) -> None:
+    for branch, _oldest, _newest, name in script.CUDA_RECIPES:
+        assert (SCRIPT.parents[1] / f"images/recipes/{name}.lock").is_file()
+        major = int(name.rpartition("-cu")[2][:-1])
+        assert FAMILY_DRIVERS[major][0] == branch

@@ -177,7 +177,7 @@ loader = importlib.machinery.SourceFileLoader("lab", sys.argv[1])
 lab = importlib.util.module_from_spec(importlib.util.spec_from_loader("lab", loader))
 loader.exec_module(lab)
 try:
-    print(lab.image())
+    print(lab.image(*lab.choose_image()))
 except lab.Trouble as trouble:
     print("trouble:", trouble)
 """

@@ -213,7 +213,8 @@ class Measuring:
             lab = await stack.enter_async_context(_Students(ours, self)) if ours else None
             rival = await stack.enter_async_context(_Students(stock, self)) if stock else None
             if lab is not None:
-                # A hub knows its GPUs from its first start on; a build for them is refused before.
+                # A hub that nobody opened a page of knows its GPUs from its first start on; a build
+                # for them is refused before.
                 await lab.start_once("first")
                 self._build(lab.hub)
                 if {"ours", "sizes", "few"} & set(self.plan.arms):

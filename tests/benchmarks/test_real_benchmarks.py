@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from importlib.metadata import distributions
 from pathlib import Path
@@ -16,7 +19,7 @@ from tests.benchmarks import bench_spawn as spawn
 from tests.benchmarks import stock_image
 from tests.benchmarks.harness import Bench
 from tests.benchmarks.real_hub import Started
-from tests.gpu import first_step_run
+from tests.gpu import first_step_run, host_run
 
 LOADED = "pytorch_spawner_standby | extension was successfully loaded."
 
@@ -149,3 +152,23 @@ def test_on_a_gpu_host_the_standby_package_is_laid_out_as_installed(tmp_path: Pa
     }
     assert list((folder / "etc" / "jupyter").rglob("*.json"))
     assert traits["environment"] == {"PYTHONPATH": "/site"}, "the stock arm's stay as they were"
+
+
+def test_bytecode_of_before_is_what_a_process_sees_whatever_is_compiled_later(
+    tmp_path: Path,
+) -> None:
+    package = tmp_path / "package"
+    (package / "early").mkdir(parents=True)
+    for name in ("__init__", "early/__init__", "late"):
+        (package / f"{name}.py").touch()
+    words = [sys.executable, "-m", "compileall", "-q"]
+    subprocess.run([*words, str(package / "early")], check=True)
+    host_run.keep_bytecode([package], tmp_path / "kept")
+    subprocess.run([*words, str(package)], check=True)
+    env = {"PYTHONPYCACHEPREFIX": str(tmp_path / "kept"), "PYTHONDONTWRITEBYTECODE": "1"}
+    code = "import package.early, package.late"
+    said = subprocess.run(
+        [sys.executable, "-v", "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    ).stderr
+    assert re.findall(r"code object from '.*/(\w+)/__init__", said) == ["early"]
+    assert f"code object from {package}/late.py" in said

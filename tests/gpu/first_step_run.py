@@ -7,8 +7,11 @@ as soon as it is there; OUT/first-step-gpu.json has the table, and so has bench/
     python3 tests/gpu/first_step_run.py --out OUT [--site DIR] [--node DIR]
         [--models gpt,mlp,resnet] [--arms stock,ours,sizes,few,fresh] [--repeats N]
         [--size-repeats N] [--fresh-repeats N] [--few-repeats N] [--add EARLIER/result.json]...
-        [--no-build] [--no-standby] [--budget SECONDS] [--image IMAGE --simulated SPEC]
+        [--no-build] [--no-standby] [--bare-stock] [--budget SECONDS]
+        [--image IMAGE --simulated SPEC]
 
+--bare-stock: stock's containers see the bytecode that the host's packages came with, and no other;
+refused where the host's torch has some, and with --image.
 A run may be split over several calls; ``--add`` takes what an earlier one found into the table, and
 ``--report`` only makes the table. With ``--image`` and ``--simulated`` it runs without a GPU.
 """
@@ -45,6 +48,7 @@ from tests.benchmarks.bench_first_step import (
 from tests.benchmarks.harness import RESULTS, Bench
 from tests.benchmarks.real_hub import NETWORK, Arm, RealHub, lab_network
 from tests.gpu.host_run import (
+    CAME_WITH,
     ROOT,
     arguments,
     host_root,
@@ -75,6 +79,7 @@ def own_arguments() -> argparse.Namespace:
     parser.add_argument("--report", action="store_true")
     parser.add_argument("--no-build", action="store_true")
     parser.add_argument("--no-standby", action="store_true")
+    parser.add_argument("--bare-stock", action="store_true")
     own, rest = parser.parse_known_args()
     sys.argv[1:] = rest
     return own
@@ -116,8 +121,18 @@ def lay_out_standby(folder: Path) -> Path | None:
     return folder
 
 
-def both_arms(options: argparse.Namespace, standby: Path | None) -> tuple[Arm, Arm]:
-    """Stock and ours on the same image, with the same limits: none but memory."""
+def both_arms(
+    options: argparse.Namespace, standby: Path | None, bytecode: Path | None = None
+) -> tuple[Arm, Arm]:
+    """Stock and ours on the same image, with the same limits: none but memory.
+
+    Args:
+        options: ``host_run``'s.
+        standby: Where the standby package lies; None: the image has it, or nobody has.
+        bytecode: What stock's Python reads instead of the packages' own; None: those.
+    """
+    bare = {"PYTHONPYCACHEPREFIX": str(bytecode)} if bytecode else {}
+    alone = {**_HOMELESS, **_NO_STANDBY, **bare}
     site = Path(options.site).resolve() if options.site else None
     limits = {"mem_limit": options.mem, "cpu_limit": None}
     if options.image:
@@ -134,7 +149,7 @@ def both_arms(options: argparse.Namespace, standby: Path | None) -> tuple[Arm, A
         os.environ.get("LAB_BENCH_STOCK_IMAGE") or image,
         _named("DockerSpawner", {k: v for k, v in traits.items() if k != "helper_image"})
         | _named("DockerSpawner", limits)
-        | {"DockerSpawner.environment": {**traits["environment"], **_HOMELESS, **_NO_STANDBY}},
+        | {"DockerSpawner.environment": {**traits["environment"], **alone}},
         network=NETWORK,
         cdi_device=device,
         user=_USER,
@@ -179,8 +194,12 @@ def measure(
     options: argparse.Namespace, own: argparse.Namespace, measuring: Measuring, out: Path
 ) -> None:
     """Both hubs, until the plan is done."""
-    if not options.image:
-        make_images()
+    bytecode = CAME_WITH if own.bare_stock else None
+    if bytecode is not None:
+        files = list(bytecode.rglob("*.pyc"))
+        if of_torch := [file for file in files if "torch" in file.parent.parts]:
+            raise SystemExit(f"--bare-stock: the host's torch has bytecode: {of_torch[0]}")
+        measuring.note(f"stock: torch without bytecode, {len(files)} files of others have theirs")
     site = [Path(options.site).resolve()] if options.site else []
     with contextlib.ExitStack() as stack:
         stack.enter_context(lab_network())
@@ -190,7 +209,7 @@ def measure(
         if not own.no_standby and not options.image:  # an image of ours has it already
             standby = lay_out_standby(folder / "standby")
         hubs = []
-        for arm in both_arms(options, standby):
+        for arm in both_arms(options, standby, bytecode):
             if arm.name not in measuring.plan.hubs:
                 hubs.append(None)
                 continue
@@ -212,6 +231,8 @@ def main() -> int:
     """Measure, and write; 1 when something raised."""
     own = own_arguments()
     options = arguments(__doc__)
+    if own.bare_stock and options.image:
+        raise SystemExit("--bare-stock is about the host's own packages, --image has its own")
     out = Path(options.out).resolve()
     out.mkdir(parents=True, exist_ok=True)
     earlier: list[Step] = []
@@ -241,6 +262,9 @@ def main() -> int:
     signal.signal(signal.SIGTERM, leave)
     try:
         if not own.report:
+            if not options.image:
+                # First of all: whatever imports torch as root leaves bytecode.
+                make_images(CAME_WITH if own.bare_stock else None)
             result["machine"] = machine()
             measure(options, own, measuring, out)
     except Exception:  # noqa: BLE001 (what was measured until here is worth keeping)

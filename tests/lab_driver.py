@@ -119,6 +119,9 @@ class Lab:
 
     def start(self, timeout_s: float = 40) -> Lab:
         ensure_network(self.docker_host)
+        if self.hub is None:
+            # Its ports are free, so whatever has its name is of a run that was killed.
+            self._remove_all()
         path = f"{ROOT / 'node_modules' / '.bin'}{os.pathsep}{Path(sys.executable).parent}"
         env = {
             **os.environ,
@@ -190,6 +193,10 @@ class Lab:
                 os.kill(int(pid_file.read_text().split()[0]), signal.SIGTERM)
             except (ProcessLookupError, ValueError):
                 pass
+        self._remove_all()
+
+    def _remove_all(self) -> None:
+        """Containers, volumes and networks with this lab's name."""
         for container in self.containers():
             container.remove(force=True)
         for volume in self.docker.volumes.list():

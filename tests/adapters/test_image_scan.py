@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,9 @@ from pytorch_spawner.core.plan import LABEL
 from pytorch_spawner.errors import EngineUnavailable, ImageMissing
 
 NAME = "pytorch-spawner-test/scan"
-LABELS = {LABEL + "scan": "test"}
+# Of this run alone: one that was killed may have left its own.
+RUN = f"test-{uuid.uuid4().hex[:8]}"
+LABELS = {LABEL + "scan": RUN}
 # Far more than any of these takes, so what ends sooner ended by itself.
 PATIENCE_S = 40.0
 
@@ -102,7 +105,7 @@ def client() -> Any:
 
 def scan(client: Any, reference: str, deadline_s: float = PATIENCE_S) -> Image:
     image = image_scan.scan(client, reference, LABELS, deadline_s)
-    left = client.containers(all=True, filters={"label": f"{LABEL}scan=test"})
+    left = client.containers(all=True, filters={"label": f"{LABEL}scan={RUN}"})
     assert left == [], "the container is gone"
     return image
 

@@ -6,6 +6,7 @@ import io
 import json
 import tarfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ from pytorch_spawner.errors import EngineUnavailable
 CDI_ALL = Injection("cdi", frozenset({"nvidia.com/gpu=0", "nvidia.com/gpu=all"}))
 RUNTIME = Injection("nvidia", has_runtime=True)
 OTHERS = frozenset({"vendor.com/gpu=all", "management.nvidia.com/gpu=all"})
-LABELS = {LABEL + "probe": "test"}
+# Of this run alone: one that was killed may have left its own.
+RUN = f"test-{uuid.uuid4().hex[:8]}"
+LABELS = {LABEL + "probe": RUN}
 ANSWER = json.dumps({"driver": "1", "reason": "", "devices": [{"uuid": "GPU-0001"}]}).encode()
 
 
@@ -291,7 +294,7 @@ def real() -> Iterator[Any]:
     """The real engine; afterwards no helper container is there."""
     client = engine.connect()
     yield WithoutGpus(client)
-    left = client.containers(all=True, filters={"label": f"{LABEL}probe=test"})
+    left = client.containers(all=True, filters={"label": f"{LABEL}probe={RUN}"})
     for container in left:
         client.remove_container(container["Id"], force=True)
     client.close()

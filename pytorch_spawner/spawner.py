@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
 from urllib.parse import quote
@@ -38,7 +38,7 @@ from pytorch_spawner.errors import (
 from pytorch_spawner.failpoints import reach
 from pytorch_spawner.form import render_form
 from pytorch_spawner.ledger.store import Start
-from pytorch_spawner.progress import follow
+from pytorch_spawner.progress import Viewers
 from pytorch_spawner.rules import boots_at_once, trusted_image
 from pytorch_spawner.teaching import TeachingSpawner
 from pytorch_spawner.warming import Warm
@@ -74,6 +74,10 @@ class PyTorchSpawner(TeachingSpawner):
     _request: request.Request | None = None
     _start: Start | None = None
     _auth_state: Mapping[str, Any] | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._viewers = Viewers()
 
     async def offer(self) -> request.Offer:
         """What this lab offers to this user now."""
@@ -139,12 +143,11 @@ class PyTorchSpawner(TeachingSpawner):
 
     async def _begin(self, wanted: request.Request) -> None:
         groups = sorted(group.name for group in self.user.groups)
-        self._page_came = None
         try:
             self._start = await self.lab.begin_start(
                 self.user.name, self.name, wanted, groups, self.object_name
             )
-            self._page_came = asyncio.Event()
+            self._viewers.begin()
         except LedgerUnavailable as error:
             if wanted.gpus:
                 raise
@@ -217,10 +220,6 @@ class PyTorchSpawner(TeachingSpawner):
     # Whether Lab answered, and whether somebody wanted it to end: what tells a crash from a stop.
     _is_up: bool = False
     _was_asked_to_stop: bool = False
-    # Set while the pending page has read all of the journal of this start that it must have.
-    _page_came: asyncio.Event | None = None
-    # Of those who read it: set once there is something that they had better read at once.
-    _news: asyncio.Event | None = None
 
     async def start(self) -> str:
         """Plan, create and start the container; return its URL once Lab answers.
@@ -243,21 +242,16 @@ class PyTorchSpawner(TeachingSpawner):
         server that is ready within a second of a person's asking has them sent straight into
         JupyterLab by the hub, past both. Nobody waits who asked through the API.
         """
-        came = self._page_came
         has_more = self.warmup or (self._request is not None and bool(self._request.course))
-        if came is None or not has_more or not is_asked_by_page(self.handler):
+        if self._start is None or not has_more or not is_asked_by_page(self.handler):
             return
         left_s = max(0.0, began + _PAGE_WITHIN_S - time.monotonic())
-        if came.is_set():
-            # Where it leads goes by what was written last, such as that nothing is left to warm
-            # up; and the hub tells a page nothing more from the moment this start is over.
-            came.clear()
-            if self._news is not None:
-                self._news.set()
-                self._news = None
+        if self._viewers.has_come:
+            # Such as that nothing is left to warm up: from there the page leads into JupyterLab.
+            self._viewers.call()
             left_s = _LAST_WORDS_S
         async with self._failures_told():
-            await self._while_alive(came.wait(), left_s)
+            await self._while_alive(self._viewers.come(), left_s)
 
     async def _start_container(self, began: float) -> str:
         async with self._failures_told():
@@ -475,16 +469,7 @@ class PyTorchSpawner(TeachingSpawner):
 
     def progress(self) -> AsyncIterator[dict[str, Any]]:
         """The journal as the hub's own progress events; ``lab`` holds our event for the pages."""
-        return follow(self.lab, lambda: self._start, self._note_page, self._until_news)
-
-    async def _until_news(self, at_most_s: float) -> None:
-        self._news = self._news or asyncio.Event()
-        with suppress(asyncio.TimeoutError):
-            await asyncio.wait_for(self._news.wait(), at_most_s)
-
-    def _note_page(self, start: Start) -> None:
-        if self._page_came is not None and start is self._start:
-            self._page_came.set()
+        return self._viewers.follow(self.lab, lambda: self._start)
 
     def get_state(self) -> dict[str, Any]:
         state: dict[str, Any] = super().get_state()

@@ -228,7 +228,7 @@ async def test_a_page_that_is_there_has_read_all_that_was_written_when_the_start
     spawner, started = await run()
 
     async def answers(spawner: PyTorchSpawner, began: float) -> str:
-        await spawner._page_came.wait()
+        await spawner._viewers.come()
         for line in ("The warm-up is over.", "JupyterLab answers."):
             await spawner.lab.tell(spawner._start, "lab", line)
         return "http://10.0.0.1:8888"
@@ -250,20 +250,31 @@ async def test_a_page_that_is_there_has_read_all_that_was_written_when_the_start
 async def test_a_page_that_has_gone_is_not_waited_for_long(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(spawner_module, "_PAGE_WITHIN_S", 3600.0)
     monkeypatch.setattr(spawner_module, "_LAST_WORDS_S", 0.0)
     spawner, started = await run()
-    spawner._note_page(spawner._start)
+    page = asyncio.create_task(anext(spawner.progress()))
+
+    async def answers(spawner: PyTorchSpawner, began: float) -> str:
+        await spawner._viewers.come()
+        page.cancel()
+        return "http://10.0.0.1:8888"
+
+    monkeypatch.setattr(PyTorchSpawner, "_start_container", answers)
     assert await asyncio.wait_for(started, 20) == "http://10.0.0.1:8888"
 
 
-async def test_a_page_of_an_earlier_start_is_not_this_ones(run: Callable[..., Any]) -> None:
+async def test_a_page_of_an_earlier_start_is_not_this_ones(
+    run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_POLL_S", 3600.0)
     spawner, started = await run()
-    earlier = spawner._start
+    page = asyncio.create_task(anext(spawner.progress()))
+    await spawner._viewers.come()
     await spawner._begin(spawner._request)
-    assert earlier is not None
-    spawner._note_page(earlier)
-    assert not spawner._page_came.is_set()
-    started.cancel()
+    assert not spawner._viewers.has_come
+    for task in (page, started):
+        task.cancel()
 
 
 async def test_a_container_that_dies_before_the_page_comes_is_a_failed_start_with_its_reason(

@@ -108,6 +108,33 @@ async def test_a_refusal_that_comes_after_its_panel_was_closed_is_a_message(
     assert boost_of(lab, "dan") == 20
 
 
+@pytest.mark.parametrize("width", [390, 1280])
+async def test_a_message_lies_above_the_panel_that_was_opened_meanwhile(
+    lab: Site, tab: Any, width: int
+) -> None:
+    await tab.set_viewport_size({"width": width, "height": 800})
+    await open_as(lab, tab, "admin", "queue")
+    await tab.get_by_role("button", name="Set… the boost of dan").click()
+    panel = tab.get_by_role("dialog", name="Boost of dan")
+    await panel.get_by_label("Boost").fill("5")
+    lab.ledger.boost(HUB, "dan", "", 20, "kim")
+    held = await Held(tab, "PATCH").at("**/api/queue/**")
+    await panel.get_by_role("button", name="Save").click()
+    await held.has_come()
+    await tab.keyboard.press("Escape")
+    await tab.get_by_role("button", name="Set… the boost of fay").click()
+    other = tab.get_by_role("dialog", name="Boost of fay")
+    held.go_on.set()
+    await expect(messages(other)).to_contain_text("changed meanwhile, by kim")
+    await other.get_by_role("button", name="Cancel").click(trial=True)
+    await other.get_by_role("button", name="Save").click(trial=True)
+    await tab.keyboard.press("Escape")
+    await expect(other).to_have_count(0)
+    await expect(messages(tab)).to_contain_text("changed meanwhile, by kim")
+    await messages(tab).get_by_role("button", name="Dismiss").click()
+    await expect(tab.locator(".lab-toast")).to_have_count(0)
+
+
 @pytest.mark.parametrize("status", [0, 500])
 async def test_a_change_whose_answer_was_lost_is_to_be_looked_for_not_repeated(
     lab: Site, tab: Any, status: int

@@ -245,12 +245,14 @@ function inputOf(node, name) {
 function show(dialog, back, onClose) {
   const label = back?.getAttribute?.("aria-label");
   dialog.addEventListener("close", () => {
+    raiseToasts();
     dialog.remove();
     onClose();
     if (dialog.contains(document.activeElement) || document.activeElement === document.body) refocus(back, label);
   });
   document.body.append(dialog);
   dialog.showModal();
+  raiseToasts();
 }
 
 // The opener may have been drawn anew meanwhile: then the one of the same name.
@@ -303,6 +305,12 @@ export function confirmDialog({ title, text = "", label = "OK", danger = false, 
 // There from the start: a status region that comes with its text is not read out.
 const region = h("div", { class: "lab-toasts", role: "status", "aria-live": "polite", "aria-label": "Messages" });
 document.body.append(region);
+// A modal dialog lies above everything else and makes it inert: messages go with the topmost one.
+function raiseToasts() {
+  const top = [...document.querySelectorAll("dialog:modal")].at(-1) ?? document.body;
+  if (region.parentElement !== top) top.append(region);
+}
+
 const toasts = []; // on the screen, the oldest first
 const undoable = []; // those of them that can be taken back
 

@@ -97,6 +97,17 @@ def test_a_device_in_use_changes_its_mode_when_it_is_empty(run: Run) -> None:
     assert gpu["pool"] == "research"
 
 
+def test_a_grant_may_name_a_pool_that_an_admin_made(run: Run) -> None:
+    status, said = run("grants", "add", "--user", "ana", "--pool", "research", as_json=False)
+    assert status == 1
+    assert "no pool 'research'; there is default, teaching" in said
+    assert "`pytorch-spawner gpus pool GPU NAME` makes a pool" in said
+    run("gpus", "pool", "0", "research")
+    assert run("grants", "add", "--user", "ana", "--pool", "research")[0] == 0
+    (line,) = run("grants", "explain", "ana", "--group", "cv")[1]["sentences"][:1]
+    assert "pool research" in line
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -17,6 +17,7 @@ from pytorch_spawner.cli.common import (
     Said,
     add_command,
     clean,
+    devices,
     hub_of,
     moment,
     open_ledger,
@@ -24,7 +25,6 @@ from pytorch_spawner.cli.common import (
     who,
 )
 from pytorch_spawner.core import cache_words as words
-from pytorch_spawner.core.placement import with_settings
 from pytorch_spawner.core.suites import digest, pack, read_suite, unpack
 from pytorch_spawner.core.warmcache import Cache, currents
 from pytorch_spawner.errors import BadRequest, LabError
@@ -191,8 +191,7 @@ def _build(options: argparse.Namespace) -> Said | int:
     image = options.image or os.environ.get("PYTORCH_SPAWNER_IMAGE") or os.environ.get("LAB_IMAGE")
     image = image or (last.image if last else _only_image(ledger, hub))
     gpus = 0 if options.cpu else 1
-    inventory = with_settings(ledger.read_inventory(hub), ledger.settings(hub), {})
-    words.check_request(options.course, image, options.pool, gpus, inventory)
+    words.check_request(options.course, image, options.pool, gpus, devices(ledger, hub))
     asked = ledger.request_cache(
         hub,
         by=who(),

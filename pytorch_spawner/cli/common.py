@@ -10,6 +10,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from pytorch_spawner.core.gpus import Inventory
+from pytorch_spawner.core.placement import with_settings
 from pytorch_spawner.errors import LabError
 from pytorch_spawner.ledger.store import Ledger
 
@@ -98,6 +100,11 @@ def open_ledger(options: argparse.Namespace) -> Ledger:
     ledger = Ledger.open(url)
     options.hub = _known_hub(ledger, options)
     return ledger
+
+
+def devices(ledger: Ledger, hub: str) -> Inventory:
+    """The hub's GPUs in the pools and modes that an admin decided on, whoever holds them now."""
+    return with_settings(ledger.read_inventory(hub), ledger.settings(hub), {})
 
 
 def _known_hub(ledger: Ledger, options: argparse.Namespace) -> str:

@@ -14,6 +14,7 @@ from pytorch_spawner.cli.common import (
     Said,
     add_command,
     clean,
+    devices,
     hub_of,
     moment,
     open_ledger,
@@ -25,7 +26,6 @@ from pytorch_spawner.core.course_manifest import Manifest, why_outside
 from pytorch_spawner.core.course_text import checked, from_json, to_yaml
 from pytorch_spawner.core.courses import Course
 from pytorch_spawner.core.ics import MAX_BYTES, read_ics
-from pytorch_spawner.core.placement import with_settings
 from pytorch_spawner.core.seat_room import sizes_of
 from pytorch_spawner.core.timetable import AHEAD_S, local, next_session, sessions_of, zone_of
 from pytorch_spawner.errors import BadRequest, LabError
@@ -231,8 +231,8 @@ def _seats_note(ledger: Ledger, course: Course, now: float) -> str:
     if share is None:
         return ""
     seen = [one.username for one in ledger.students(course.hub, course.name)]
-    known = with_settings(ledger.read_inventory(course.hub), ledger.settings(course.hub), {})
-    return words.seats_note(course.manifest, seen, now, sizes_of(known), share)
+    sizes = sizes_of(devices(ledger, course.hub))
+    return words.seats_note(course.manifest, seen, now, sizes, share)
 
 
 # -- changing ------------------------------------------------------------------------------------

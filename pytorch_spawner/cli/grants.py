@@ -16,6 +16,7 @@ from pytorch_spawner.cli.common import (
     Said,
     add_command,
     clean,
+    devices,
     hub_of,
     moment,
     open_ledger,
@@ -30,6 +31,13 @@ from pytorch_spawner.ledger.store import Change, Ledger
 # What the hub writes by itself at its starts; nobody wants to undo that.
 _BY_THE_HUB = ("configuration", "JupyterHub")
 _FLAGS = ("pool", "count", "share", "priority", "weekly_gpu_hours", "max_lease_s")
+_NEWCOMERS = "people who have never started a server here are accepted with --allow-unknown"
+# What can be done here about a fault that ``grant_rows`` names.
+_HINTS = {
+    "there is no user": _NEWCOMERS,
+    "there is no group": _NEWCOMERS,
+    "there is no pool": "`pytorch-spawner gpus pool GPU NAME` makes a pool",
+}
 
 
 def add_to(commands: Commands) -> None:
@@ -116,7 +124,7 @@ def _explain(options: argparse.Namespace) -> Said:
     book = GrantBook(ledger.grants(hub_of(options)))
     mine = book.for_person(user, groups, ledger.now())
     used_h = ledger.week_hours(hub_of(options), user)
-    lines = explain(user, mine, ledger.read_inventory(hub_of(options)), used_h)
+    lines = explain(user, mine, devices(ledger, hub_of(options)), used_h)
     data = {
         "user": user,
         "groups": list(groups),
@@ -168,7 +176,7 @@ def _log(options: argparse.Namespace) -> Said:
 
 def _known(ledger: Ledger, options: argparse.Namespace) -> Known:
     """Names a grant may use: those who started a server here, their groups, and the devices."""
-    inventory = ledger.read_inventory(hub_of(options))
+    inventory = devices(ledger, hub_of(options))
     if options.allow_unknown:
         return Known(inventory=inventory)
     return Known(ledger.usernames(), ledger.known_groups(hub_of(options)), inventory)
@@ -178,11 +186,13 @@ def _parse(rows: Sequence[Any], ledger: Ledger, options: argparse.Namespace) -> 
     try:
         return parse_grants(rows, _known(ledger, options))
     except BadRequest as error:
-        if not any("there is no user" in one or "there is no group" in one for one in error.faults):
+        hints = dict.fromkeys(
+            hint for words, hint in _HINTS.items() if any(words in one for one in error.faults)
+        )
+        if not hints:
             raise
-        hint = "people who have never started a server here are accepted with --allow-unknown"
         raise BadRequest(
-            f"{error.public_message} ({hint})", faults=(*error.faults, hint)
+            f"{error.public_message} ({'; '.join(hints)})", faults=(*error.faults, *hints)
         ) from error
 
 

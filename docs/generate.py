@@ -62,9 +62,9 @@ def cli_page() -> str:
         "# Command line",
         "",
         "Written from the code by `make docs`. Exit status: 0 fine, 1 something is wrong (the",
-        "reason is on the standard error), 2 wrong usage. Every command has `--help`, `--json`,",
-        "`--ledger URL` (default: `$PYTORCH_SPAWNER_LEDGER`) and `--hub ID` (default:",
-        "`$PYTORCH_SPAWNER_HUB_ID`, else the only hub in the ledger).",
+        "reason is on the standard error), 2 wrong usage. Every command has `--help` and `--json`;",
+        "all but `simulate` have `--ledger URL` (default: `$PYTORCH_SPAWNER_LEDGER`) and",
+        "`--hub ID` (default: `$PYTORCH_SPAWNER_HUB_ID`, else the only hub in the ledger).",
         "",
     ]
     for words, command in _commands(cli.parser(), ()):
@@ -73,13 +73,20 @@ def cli_page() -> str:
             for action in command._actions
             if action.dest not in _EVERYWHERE and not isinstance(action, argparse._SubParsersAction)
         ]
-        names = [action.metavar or action.dest for action in own if not action.option_strings]
+        names = [_operand(action) for action in own if not action.option_strings]
         lines += [f"## `{' '.join(('pytorch-spawner', *words, *names))}`", ""]
         text = str(command.description)
         lines += [f"{text[:1].upper()}{text[1:].rstrip('.')}.", ""]
         lines += [line for action in own if (line := _option(action))]
         lines += [""] if lines[-1] else []
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _operand(action: argparse.Action) -> str:
+    name = str(action.metavar or action.dest)
+    if action.nargs in ("+", "*"):
+        name += "..."
+    return f"[{name}]" if action.nargs in ("?", "*") else name
 
 
 def _option(action: argparse.Action) -> str:

@@ -33,12 +33,13 @@ def add_to(commands: Commands) -> None:
         ("drain", _drain, "give a GPU to nobody new; who is on it stays"),
         ("undrain", _undrain, "give it out again"),
         ("mode", _mode, "cut a GPU: exclusive, or shared:N; counts once nobody is on it"),
-        ("pool", _pool, "move a GPU to a pool"),
+        ("pool", _pool, "move a GPU to a pool, which need not exist yet"),
     ):
         action = add_command(actions, name, run, help_, is_action=True)
         action.add_argument("gpu", help="UUID, the beginning of one, or index")
         if name == "drain":
-            action.add_argument("--reason", default="An admin drained it.")
+            text = "what the pages say of it (An admin drained it.)"
+            action.add_argument("--reason", default="An admin drained it.", help=text)
         if name in ("mode", "pool"):
             action.add_argument(name)
 

@@ -53,9 +53,9 @@ def add_to(commands: Commands) -> None:
     text = "add one grant"
     action = add_command(actions, "add", _add, text, is_action=True)
     whom = action.add_mutually_exclusive_group(required=True)
-    whom.add_argument("--user")
-    whom.add_argument("--group")
-    whom.add_argument("--everyone", action="store_true")
+    whom.add_argument("--user", help="for this person; one of --user, --group, --everyone")
+    whom.add_argument("--group", help="for each person of this JupyterHub group")
+    whom.add_argument("--everyone", action="store_true", help="for each person")
     action.add_argument("--id", help="name of the grant (default: made from whom it is for)")
     action.add_argument("--pool", help="only GPUs of this pool")
     action.add_argument("--gpu", action="append", help="only this GPU, reserved for it; repeatable")
@@ -79,7 +79,7 @@ def add_to(commands: Commands) -> None:
     _may_be_unknown(action)
     text = "who changed what, the newest first"
     action = add_command(actions, "log", _log, text, is_action=True)
-    action.add_argument("--limit", type=int, default=40)
+    action.add_argument("--limit", type=int, default=40, help="most changes that are shown (40)")
     add_command(actions, "undo", _undo, "take the latest change back", is_action=True)
 
 

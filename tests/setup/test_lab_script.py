@@ -242,6 +242,21 @@ def test_a_machine_with_a_gpu_gets_the_newest_image_that_driver_and_gpus_run(
     assert "LAB_IMAGE=" in why
 
 
+@pytest.mark.parametrize(
+    "why", ["", "not root, so no simulated GPUs."]
+)
+def test_a_lab_that_simulates_no_gpus_says_why(why: str, script: Any, tmp_path: Path) -> None:
+    setup = tmp_path / "share" / "setup"
+    setup.mkdir(parents=True)
+    (setup / "network").write_text("#!/bin/sh\n")
+    said = f"echo 'demo-gpus: {why}' >&2" if why else ""
+    (setup / "demo-gpus").write_text(f"#!/bin/sh\n{said}\n")
+    for one in setup.iterdir():
+        one.chmod(0o755)
+    script.ROOT = tmp_path
+    assert script.network() == (f"ready; {why}" if why else "ready")
+
+
 def test_nothing_is_said_where_nothing_was_chosen(
     script: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

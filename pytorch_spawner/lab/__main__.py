@@ -11,15 +11,20 @@ import signal
 import socket
 import sys
 import time
-from typing import Final
+from collections.abc import Coroutine
+from typing import Any, Final
 
 from jupyterhub.services.auth import HubOAuth
 from tornado.netutil import bind_sockets
 
-from pytorch_spawner.errors import LabError
+from pytorch_spawner.errors import LabError, LedgerUnavailable
 from pytorch_spawner.lab.app import build_lab, make_server
-from pytorch_spawner.lab.ports import Ledger
+from pytorch_spawner.lab.lifetime import watch_forever
+from pytorch_spawner.lab.preloader import Preloader
+from pytorch_spawner.lab.reconcile import reconcile_forever
 from pytorch_spawner.lab.settings import LabSettings, read_settings
+from pytorch_spawner.lab.warmer import Warmer
+from pytorch_spawner.ledger.store import Ledger
 
 log = logging.getLogger("pytorch_spawner.lab")
 
@@ -74,55 +79,24 @@ def listen(settings: LabSettings, patience_s: float = _BIND_PATIENCE_S) -> list[
 
 def open_ledger(settings: LabSettings) -> Ledger:
     """The ledger that the hub named; one that cannot be read is tried again at each request."""
-    from pytorch_spawner.errors import LedgerUnavailable
-    from pytorch_spawner.ledger.store import Ledger as Store
-
-    store = Store(settings.ledger)
+    ledger = Ledger(settings.ledger)
     try:
-        store.open_now()
+        ledger.open_now()
     except LedgerUnavailable as error:
         log.error("%s", error)  # noqa: TRY400 (a sentence for the admin, not a traceback)
-    ledger: Ledger = store
     return ledger
 
 
-async def reconcile(settings: LabSettings) -> None:
-    """Run the reconcile for ever, where this version has one and it is not turned off."""
+def in_background(settings: LabSettings, ledger: Ledger) -> dict[str, Coroutine[Any, Any, None]]:
+    """What goes on for ever beside the pages, by name; nothing where the reconcile is off."""
     if settings.reconcile_s <= 0:
-        return
-    try:
-        from pytorch_spawner.lab.reconcile import reconcile_forever
-    except ImportError:
-        log.warning("this version has no reconcile")
-        return
-    await reconcile_forever(settings)
-
-
-async def watch_leases(settings: LabSettings, ledger: Ledger) -> None:
-    """Warn of ends of leases and meet them, for ever; off together with the reconcile."""
-    from pytorch_spawner.lab.lifetime import watch_forever
-    from pytorch_spawner.ledger.store import Ledger as Store
-
-    if settings.reconcile_s > 0 and isinstance(ledger, Store):
-        await watch_forever(settings, ledger)
-
-
-async def build_caches(settings: LabSettings, ledger: Ledger) -> None:
-    """Build the warm caches that are asked for, for ever; off together with the reconcile."""
-    from pytorch_spawner.lab.warmer import Warmer
-    from pytorch_spawner.ledger.store import Ledger as Store
-
-    if settings.reconcile_s > 0 and isinstance(ledger, Store):
-        await Warmer(settings, ledger).run()
-
-
-async def look_after_courses(settings: LabSettings, ledger: Ledger) -> None:
-    """Preload and publish courses, for ever; off together with the reconcile."""
-    from pytorch_spawner.lab.preloader import Preloader
-    from pytorch_spawner.ledger.store import Ledger as Store
-
-    if settings.reconcile_s > 0 and isinstance(ledger, Store):
-        await Preloader(settings, ledger).run()
+        return {}
+    return {
+        "reconcile": reconcile_forever(settings),
+        "lifetime": watch_forever(settings, ledger),
+        "warmer": Warmer(settings, ledger).run(),
+        "courses": Preloader(settings, ledger).run(),
+    }
 
 
 async def serve(settings: LabSettings, parent: int) -> None:
@@ -135,13 +109,8 @@ async def serve(settings: LabSettings, parent: int) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    background = [
-        asyncio.create_task(reconcile(settings), name="reconcile"),
-        asyncio.create_task(watch_leases(settings, ledger), name="lifetime"),
-        asyncio.create_task(lab.meter.run(), name="meter"),
-        asyncio.create_task(build_caches(settings, ledger), name="warmer"),
-        asyncio.create_task(look_after_courses(settings, ledger), name="courses"),
-    ]
+    work = {"meter": lab.meter.run(), **in_background(settings, ledger)}
+    background = [asyncio.create_task(one, name=name) for name, one in work.items()]
     for task in background:
         task.add_done_callback(_tell)
     ends = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 IS_QUICK = os.environ.get("LAB_EXAMPLES") == "few"
+# How long an example takes says how busy the machine is. What must be quick has a test of its own.
+settings.register_profile("all", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # Of what names no number of its own, Hypothesis makes up 100.
-settings.register_profile("few", max_examples=10)
-if IS_QUICK:
-    settings.load_profile("few")
+settings.register_profile("few", settings.get_profile("all"), max_examples=10)
+settings.load_profile("few" if IS_QUICK else "all")
 
 
 def examples(count: int) -> int:

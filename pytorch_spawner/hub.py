@@ -67,7 +67,8 @@ def add_lab(  # noqa: PLR0913  a keyword for each thing in which sites differ
         ledger_url: SQLAlchemy URL; None means a SQLite file in the hub's working directory.
         hub_id: See ``PyTorchSpawner.hub_id``.
         base_url: The hub's own ``JupyterHub.base_url``.
-        reconcile_s: Seconds between two reconciles.
+        reconcile_s: Seconds between two reconciles; 0 switches off all that the service does by
+            itself: reconciles, ends of leases, warm caches and preloads.
         warn_s: Seconds before a lease's end at which its student is warned.
         warm_cache_gib: Most GiB of published warm caches; beyond it those used longest ago go.
         course_dir: Where the service keeps mirrors of courses' sources; None means a directory

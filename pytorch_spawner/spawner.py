@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -193,7 +193,7 @@ class PyTorchSpawner(TeachingSpawner):
         await self._tell("turn", f"{said} starting before yours.", ahead=ahead)
 
     async def _tell_gpus(self, leased: Leased, waited_s: float) -> None:
-        limit = await self._limit(leased)
+        limit = await self._limit(leased, self._facts_until_now)
         await self._tell(
             "gpu",
             leased.sentence,
@@ -205,16 +205,28 @@ class PyTorchSpawner(TeachingSpawner):
             gpus=leased.describe(),
         )
 
-    async def _limit(self, leased: Leased | None) -> MemoryLimit:
-        """How the memory of slots is limited; nothing to limit for whole GPUs."""
+    async def _limit(
+        self, leased: Leased | None, facts: Callable[[], Awaitable[Mapping[str, Any]]]
+    ) -> MemoryLimit:
+        """How the memory of slots is limited; nothing to limit for whole GPUs.
+
+        Args:
+            leased: The GPUs, if any.
+            facts: What the engine says of the image.
+        """
         if leased is None or all(gpu.slots == 1 for gpu in leased.gpus):
             return MemoryLimit()
+        return memory_limit(leased.gpus, plan.torch_of(await facts()), self.mps_pipe_dir)
+
+    async def _facts_until_now(self) -> Mapping[str, Any]:
         image = self._request.image if self._request else self.image
         try:
-            found = await self.docker("inspect_image", image)
+            found: Mapping[str, Any] = await self.docker(
+                "inspect_image", await self.pinned_image(image)
+            )
         except NotFound:  # it is pulled later
-            found = {"Config": {}}
-        return memory_limit(leased.gpus, plan.torch_of(found), self.mps_pipe_dir)
+            return {}
+        return found
 
     _leased: Leased | None = None
     # Whether Lab answered, and whether somebody wanted it to end: what tells a crash from a stop.
@@ -337,7 +349,7 @@ class PyTorchSpawner(TeachingSpawner):
                 **taught.agent,
             },
             volumes=volumes,
-            memory_limit=await self._limit(leased),
+            memory_limit=await self._limit(leased, self.image_facts),
             read_only={**taught.read_only, **warm.read_only},
             environment={
                 **taught.environment,

@@ -246,16 +246,20 @@ class WarmingSpawner(GatedSpawner):
         await self.lab.call(lambda ledger: ledger.note_cache(build.id, **sealed))
         return sealed
 
-    async def _image_id(self) -> str:
+    async def image_facts(self) -> Mapping[str, Any]:
+        """What the engine says of the image that will run; it is pulled where it is not here."""
         if self.pull_policy.lower() == "always":
             # The start's own pull comes after this, and a tag that moved has another digest then.
             await self.pull_image(self.image)
         try:
-            found = await self.docker("inspect_image", self.image)
+            found: Mapping[str, Any] = await self.docker("inspect_image", self.image)
         except NotFound:
             await self.pull_image(self.image)
             found = await self.docker("inspect_image", self.image)
-        return str(found["Id"])
+        return found
+
+    async def _image_id(self) -> str:
+        return str((await self.image_facts())["Id"])
 
     def cache_place(self, warm: Warm) -> home_engine.Place:
         """The private compile cache; a build's is what it makes."""

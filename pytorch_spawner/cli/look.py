@@ -31,7 +31,7 @@ def add_to(commands: Commands) -> None:
     text = "what works here, and what to do where it does not"
     add_command(commands, "doctor", _doctor, text)
     add_command(commands, "leases", _leases, "who holds which GPU, since when")
-    text = "let the ledger's time begin anew at this machine's clock"
+    text = "let the ledger's time begin anew at this machine's clock, while the hub is stopped"
     add_command(commands, "reset-clock", _reset_clock, text)
     text = "the events of a user's latest start"
     journal = add_command(commands, "journal", _journal, text)
@@ -142,7 +142,7 @@ def _ask_ledger(options: argparse.Namespace) -> tuple[str, bool, str]:
             False,
             f"its time is {ahead_s / 60:.0f} min ahead of this machine's clock, and stands still "
             "until then: no lease ends. Correct the clock, or, if it was ahead before and is right "
-            "now, run `pytorch-spawner reset-clock` and restart the hub.",
+            "now, stop the hub, run `pytorch-spawner reset-clock`, and start the hub.",
         )
     return "ledger", True, f"readable; {len(leases)} leases held"
 
@@ -151,5 +151,8 @@ def _reset_clock(options: argparse.Namespace) -> Said:
     ledger, hub = open_ledger(options), hub_of(options)
     ahead_s = ledger.clock_ahead_s(hub)
     ledger.reset_clock(hub)
-    text = f"Set back by {ahead_s:.0f} s. Restart the hub and its lab service now."
+    text = (
+        f"Set back by {ahead_s:.0f} s. A hub that runs sets it forward again: stop the hub "
+        "before, and start it now."
+    )
     return Said({"set_back_s": ahead_s}, [text])

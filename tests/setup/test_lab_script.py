@@ -242,9 +242,7 @@ def test_a_machine_with_a_gpu_gets_the_newest_image_that_driver_and_gpus_run(
     assert "LAB_IMAGE=" in why
 
 
-@pytest.mark.parametrize(
-    "why", ["", "not root, so no simulated GPUs."]
-)
+@pytest.mark.parametrize("why", ["", "not root, so no simulated GPUs."])
 def test_a_lab_that_simulates_no_gpus_says_why(why: str, script: Any, tmp_path: Path) -> None:
     setup = tmp_path / "share" / "setup"
     setup.mkdir(parents=True)

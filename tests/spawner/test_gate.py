@@ -10,6 +10,7 @@ import docker
 import pytest
 
 from pytorch_spawner.core.catalog import Image
+from pytorch_spawner.core.plan import TORCH_LABEL
 from tests.lab_driver import Lab, running_lab, simulated_gpus
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
@@ -33,7 +34,7 @@ def ids() -> dict[str, str]:
     for name in (OLD, NEW):
         subprocess.run(
             ["docker", "build", "-q", "-t", name, "-"],
-            input=f"FROM {USUAL}\nLABEL test={name}\n".encode(),
+            input=f"FROM {USUAL}\nLABEL test={name} {TORCH_LABEL}=2.8.0\n".encode(),
             check=True,
             capture_output=True,
         )
@@ -51,7 +52,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory, ids: dict[str, str]) -> Iterat
         "is_simulated": False,
     }
     traits = {
-        "PyTorchSpawner.images": {"Old": OLD, "New": NEW},
+        "PyTorchSpawner.images": {"Old": OLD, "New": NEW, "Usual": USUAL},
         "PyTorchSpawner.inventory": [{**one, **b200} for one in simulated_gpus(1)],
     }
     with running_lab(tmp_path_factory.mktemp("lab"), traits=traits) as running:
@@ -111,6 +112,27 @@ def test_a_start_uses_the_image_that_was_scanned_though_its_tag_moved(
         assert lab.container("ana").attrs["Image"] == ids[NEW]
     finally:
         subprocess.run(["docker", "tag", ids[NEW], NEW], check=True)
+
+
+@pytest.mark.parametrize(("tag", "limit"), [("New", "none"), ("Usual", "soft")])
+def test_a_slots_memory_is_limited_as_the_very_image_that_runs_can(
+    lab: Lab, ids: dict[str, str], tag: str, limit: str
+) -> None:
+    (gpu,) = lab.ledger().read_inventory(lab.hub_id).gpus
+    shared = lambda was: replace(was, mode="shared:2")  # noqa: E731
+    lab.ledger().change_setting(lab.hub_id, gpu.uuid, "root", shared)
+    subprocess.run(["docker", "tag", USUAL, NEW], check=True)
+    try:
+        lab.start_server("ana", {"image": tag, "gpus": 1})
+        environment = "\n".join(lab.container("ana").attrs["Config"]["Env"])
+        assert ("per_process_memory_fraction" in environment) == (limit == "soft")
+        (told,) = [e["data"] for e in lab.events("ana") if e["data"].get("stage") == "gpu"]
+        assert told["limit"] == limit
+    finally:
+        subprocess.run(["docker", "tag", ids[NEW], NEW], check=True)
+        lab.stop_server("ana")
+        alone = lambda was: replace(was, mode=None)  # noqa: E731
+        lab.ledger().change_setting(lab.hub_id, gpu.uuid, "root", alone)
 
 
 def test_an_image_that_is_gone_as_it_was_scanned_is_started_by_its_tag(

@@ -556,7 +556,7 @@ async def test_a_link_for_students_names_a_file(lab: Site, tab: Any) -> None:
     )
     await tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
     await one.get_by_role("button", name="Copy").click()
-    await expect(one.get_by_role("status")).to_contain_text("Copied.")
+    await expect(one.locator(".lab-quiet[role=status]")).to_contain_text("Copied.")
 
 
 async def test_removing_is_asked_first(lab: Site, tab: Any) -> None:
